@@ -1,1 +1,9 @@
-//! placeholder
+//! Device models that drivers take for hardware, and the wires between them.
+//!
+//! A model is transcribed from the datasheet, independently of the driver: a table shared with the driver would hide a shared mistake.
+//! Towards the host it is a [`barewire_driver::bus::model::DeviceModel`]; towards the network it is a [`Mac`] on a [`Medium`].
+#![forbid(unsafe_code)]
+
+mod medium;
+
+pub use medium::{Fcs, Mac, Medium, PortId};

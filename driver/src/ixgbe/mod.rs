@@ -1,0 +1,1 @@
+//! Intel 82599 (datasheet 331520): the driver.

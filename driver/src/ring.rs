@@ -1,0 +1,127 @@
+//! Ring arithmetic and the ordering of descriptor words, written once for every driver.
+//!
+//! Who owns a descriptor is each driver's own predicate (a done bit, a phase, an index); what is common is here: free-running
+//! indices over a power-of-two ring, and which word is read or written first. The code is generic over [`Words`], so that the
+//! model checker runs exactly these functions on its own atomics.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::Ordering;
+
+/// Memory of 64-bit descriptor words, shared with a device. Indices wrap, so that every access is in bounds.
+pub trait Words {
+    /// Loads word `index`.
+    fn load(&self, index: usize, order: Ordering) -> u64;
+    /// Stores word `index`.
+    fn store(&self, index: usize, value: u64, order: Ordering);
+}
+
+/// Gives the 16-byte descriptor at `slot` to the device. The device looks at it only after the doorbell, which orders these stores.
+#[inline]
+pub fn post<W: Words>(words: &W, slot: u32, descriptor: [u64; 2]) {
+    let at = slot as usize * 2;
+    words.store(at, descriptor[0], Ordering::Relaxed);
+    words.store(at + 1, descriptor[1], Ordering::Relaxed);
+}
+
+/// Takes the 16-byte descriptor at `slot` back if the device is done with it: `done` is a mask over the second word,
+/// which the device writes last. Each word is loaded once, the one with the done bit first.
+#[inline]
+pub fn take_done<W: Words>(words: &W, slot: u32, done: u64) -> Option<[u64; 2]> {
+    let at = slot as usize * 2;
+    let last = words.load(at + 1, Ordering::Acquire);
+    if last & done == 0 {
+        return None;
+    }
+    Some([words.load(at, Ordering::Relaxed), last])
+}
+
+/// The two ends of a descriptor ring: free-running counts, one added when the driver posts, one when it takes back.
+///
+/// A full ring would make the tail equal the head, which devices read as empty; so one descriptor always stays unposted.
+#[derive(Debug, Clone, Copy)]
+pub struct Indices {
+    posted: u32,
+    taken: u32,
+    mask: u32,
+}
+
+impl Indices {
+    /// An empty ring of `size` descriptors. `size` must be a power of two from 2 to 65,536; the result says whether it was.
+    pub fn new(size: u32) -> Option<Self> {
+        ((2..=65_536).contains(&size) && size.is_power_of_two()).then(|| Self { posted: 0, taken: 0, mask: size - 1 })
+    }
+
+    /// Descriptors in the ring.
+    #[inline]
+    pub fn size(&self) -> u32 {
+        self.mask + 1
+    }
+
+    /// Descriptors that belong to the device, or that it has finished and the driver has not looked at.
+    #[inline]
+    pub fn in_flight(&self) -> u32 {
+        self.posted.wrapping_sub(self.taken)
+    }
+
+    /// Descriptors that may be posted now.
+    #[inline]
+    pub fn free(&self) -> u32 {
+        self.mask.saturating_sub(self.in_flight())
+    }
+
+    /// The slot to post next. Also the value of the tail register: the first slot that is not the device's.
+    #[inline]
+    pub fn tail(&self) -> u32 {
+        self.posted & self.mask
+    }
+
+    /// The slot to take back next.
+    #[inline]
+    pub fn head(&self) -> u32 {
+        self.taken & self.mask
+    }
+
+    /// The slot `ahead` places behind the head.
+    #[inline]
+    pub fn peek(&self, ahead: u32) -> u32 {
+        self.taken.wrapping_add(ahead) & self.mask
+    }
+
+    /// Counts one descriptor as posted.
+    #[inline]
+    pub fn advance_tail(&mut self) {
+        debug_assert!(self.free() > 0, "posted into a full ring");
+        self.posted = self.posted.wrapping_add(1);
+    }
+
+    /// Counts one descriptor as taken back.
+    #[inline]
+    pub fn advance_head(&mut self) {
+        debug_assert!(self.in_flight() > 0, "took from an empty ring");
+        self.taken = self.taken.wrapping_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_size_not_a_power_of_two_refused() {
+        for size in [0, 1, 3, 1000, 65_537, 131_072] {
+            assert!(Indices::new(size).is_none(), "{size}");
+        }
+        assert_eq!(Indices::new(512).map(|ring| ring.size()), Some(512));
+    }
+
+    #[test]
+    fn indices_wrap_keeps_one_slot_back() {
+        let mut ring = Indices { posted: u32::MAX - 1, taken: u32::MAX - 1, mask: 3 };
+        for _ in 0..3 {
+            ring.advance_tail();
+        }
+        assert_eq!((ring.free(), ring.in_flight()), (0, 3));
+        ring.advance_head();
+        assert_eq!((ring.free(), ring.head(), ring.tail()), (1, (u32::MAX & 3), 1));
+    }
+}
