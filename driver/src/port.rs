@@ -191,9 +191,6 @@ pub enum TxError {
     /// The buffer is from another queue pair's pool.
     #[error("buffer belongs to another queue pair")]
     ForeignBuffer,
-    /// The device wrote an impossible completion; the queue is stopped.
-    #[error("transmit queue is stopped after a device fault; close it and reset the port")]
-    Stopped,
 }
 
 /// The transmit half of a queue pair. Hot path.

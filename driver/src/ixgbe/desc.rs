@@ -1,0 +1,182 @@
+//! Descriptor layouts: 16 bytes, two 64-bit words (82599 datasheet 7.1.6 and 7.2.3).
+#![forbid(unsafe_code)]
+
+use crate::port::{ChecksumOffload, TxMeta};
+
+/// A receive descriptor that gives the buffer at `iova` to the device; the write-back will cover both words.
+#[inline]
+pub fn receive(iova: u64) -> [u64; 2] {
+    [iova, 0]
+}
+
+/// What the device wrote over a receive descriptor (7.1.6.2).
+#[derive(Debug, Clone, Copy)]
+pub struct ReceiveWriteBack(pub [u64; 2]);
+
+impl ReceiveWriteBack {
+    /// The done bit, in the second word.
+    pub const DONE: u64 = 1;
+    const END_OF_PACKET: u64 = 1 << 1;
+    const VLAN_TAKEN: u64 = 1 << 3;
+    const L4_CHECKED: u64 = 1 << 5;
+    const IP_CHECKED: u64 = 1 << 6;
+    const L4_ERROR: u64 = 1 << 30;
+    const IP_ERROR: u64 = 1 << 31;
+    const TYPE_UDP: u64 = 1 << 9;
+
+    /// Whether the frame ends in this buffer.
+    #[inline]
+    pub fn is_last(self) -> bool {
+        self.0[1] & Self::END_OF_PACKET != 0
+    }
+
+    /// Bytes written into the buffer.
+    #[inline]
+    pub fn len(self) -> u16 {
+        (self.0[1] >> 32) as u16
+    }
+
+    /// The 802.1Q tag that was taken out.
+    #[inline]
+    pub fn vlan(self) -> Option<u16> {
+        (self.0[1] & Self::VLAN_TAKEN != 0).then_some((self.0[1] >> 48) as u16)
+    }
+
+    /// The RSS hash; absent for RSS type 0.
+    #[inline]
+    pub fn rss_hash(self) -> Option<u32> {
+        (self.0[0] & 0xF != 0).then_some((self.0[0] >> 32) as u32)
+    }
+
+    /// What the device says of the checksums.
+    #[inline]
+    pub fn verdict(self) -> Verdict {
+        let bits = self.0[1] & (Self::IP_CHECKED | Self::L4_CHECKED | Self::IP_ERROR | Self::L4_ERROR);
+        match bits {
+            Self::BOTH_CHECKED => Verdict::Good,
+            _ if bits & Self::IP_ERROR != 0 => Verdict::Bad,
+            _ if bits & Self::L4_ERROR == 0 => Verdict::Unchecked,
+            _ if self.0[0] & Self::TYPE_UDP != 0 => Verdict::BadUdp,
+            _ => Verdict::Bad,
+        }
+    }
+
+    const BOTH_CHECKED: u64 = Self::IP_CHECKED | Self::L4_CHECKED;
+}
+
+/// The device's word on checksums, before its known mistake is mended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// IP and transport checksums are right.
+    Good,
+    /// One is wrong.
+    Bad,
+    /// UDP's is said to be wrong, which the 82599 also says when it is zero, that is: absent.
+    BadUdp,
+    /// Not both were looked at.
+    Unchecked,
+}
+
+/// What a context descriptor tells the device about the frames after it (7.2.3.2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Context([u64; 2]);
+
+impl Context {
+    const TYPE_CONTEXT: u64 = 2 << 20;
+    const EXTENDED: u64 = 1 << 29;
+    const IPV4: u64 = 1 << 10;
+    const L4_TCP: u64 = 1 << 11;
+
+    /// The context that `meta` needs; `None` when the frame is complete as it is.
+    #[inline]
+    pub fn needed(meta: &TxMeta) -> Option<Self> {
+        if meta.checksum == ChecksumOffload::None && meta.vlan.is_none() {
+            return None;
+        }
+        let vlan = u64::from(meta.vlan.unwrap_or(0));
+        let lens = u64::from(meta.l3_len & 0x1FF) | u64::from(meta.l2_len & 0x7F) << 9 | vlan << 16;
+        let kind = match meta.checksum {
+            ChecksumOffload::None => 0,
+            ChecksumOffload::Ipv4 | ChecksumOffload::Ipv4Udp => Self::IPV4,
+            ChecksumOffload::Ipv4Tcp => Self::IPV4 | Self::L4_TCP,
+        };
+        Some(Self([lens, kind | Self::TYPE_CONTEXT | Self::EXTENDED]))
+    }
+
+    /// The descriptor.
+    #[inline]
+    pub fn words(self) -> [u64; 2] {
+        self.0
+    }
+}
+
+/// The done bit of a transmit descriptor, in the second word.
+pub const TRANSMIT_DONE: u64 = 1 << 32;
+
+/// A data descriptor for a whole frame (7.2.3.2.4).
+#[inline]
+pub fn transmit(iova: u64, meta: &TxMeta, with_context: bool) -> [u64; 2] {
+    const TYPE_DATA: u64 = 3 << 20;
+    const END_OF_PACKET: u64 = 1 << 24;
+    const INSERT_FCS: u64 = 1 << 25;
+    const REPORT_STATUS: u64 = 1 << 27;
+    const EXTENDED: u64 = 1 << 29;
+    const INSERT_VLAN: u64 = 1 << 30;
+    const CHECK_CONTEXT: u64 = 1 << 39;
+    const INSERT_IP_CHECKSUM: u64 = 1 << 40;
+    const INSERT_L4_CHECKSUM: u64 = 1 << 41;
+    const PAYLEN_SHIFT: u32 = 46;
+
+    let len = u64::from(meta.len);
+    let mut word = len | TYPE_DATA | END_OF_PACKET | INSERT_FCS | REPORT_STATUS | EXTENDED | len << PAYLEN_SHIFT;
+    if with_context {
+        word |= CHECK_CONTEXT;
+    }
+    if meta.vlan.is_some() {
+        word |= INSERT_VLAN;
+    }
+    word |= match meta.checksum {
+        ChecksumOffload::None => 0,
+        ChecksumOffload::Ipv4 => INSERT_IP_CHECKSUM,
+        ChecksumOffload::Ipv4Udp | ChecksumOffload::Ipv4Tcp => INSERT_IP_CHECKSUM | INSERT_L4_CHECKSUM,
+    };
+    [iova, word]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_back_fields_sit_where_the_datasheet_says() {
+        let back = ReceiveWriteBack([0xDEAD_BEEF_0000_0211, 0x0064_05DC_0000_006B]);
+        assert!(back.is_last());
+        assert_eq!((back.len(), back.vlan(), back.rss_hash()), (1500, Some(100), Some(0xDEAD_BEEF)));
+        assert_eq!(back.verdict(), Verdict::Good);
+    }
+
+    #[test]
+    fn write_back_errors_make_the_verdict() {
+        let verdict = |first, second| ReceiveWriteBack([first, second]).verdict();
+        assert_eq!(verdict(0, 1 << 6 | 1 << 31), Verdict::Bad);
+        assert_eq!(verdict(1 << 8, 1 << 5 | 1 << 6 | 1 << 30), Verdict::Bad);
+        assert_eq!(verdict(1 << 9, 1 << 5 | 1 << 6 | 1 << 30), Verdict::BadUdp);
+        assert_eq!(verdict(0, 1 << 6), Verdict::Unchecked);
+        assert_eq!(verdict(0, 0), Verdict::Unchecked);
+    }
+
+    #[test]
+    fn transmit_words_carry_length_twice_and_ask_for_a_report() {
+        let meta = TxMeta { len: 60, ..TxMeta::default() };
+        assert_eq!(transmit(0x1000, &meta, false), [0x1000, 60 << 46 | 0x2B30_003C]);
+        assert!(Context::needed(&meta).is_none());
+    }
+
+    #[test]
+    fn context_of_a_tagged_tcp_frame() {
+        let meta = TxMeta { len: 60, checksum: ChecksumOffload::Ipv4Tcp, l2_len: 14, l3_len: 20, vlan: Some(7) };
+        let context = Context::needed(&meta).unwrap().words();
+        assert_eq!(context, [7 << 16 | 14 << 9 | 20, 0x2020_0000 | 1 << 10 | 1 << 11]);
+        assert_eq!(transmit(0, &meta, true)[1] >> 39 & 0x7, 0b111);
+    }
+}
