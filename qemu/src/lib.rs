@@ -4,6 +4,8 @@
 //! Towards the host it is a [`barewire_driver::bus::model::DeviceModel`]; towards the network it is a [`Mac`] on a [`Medium`].
 #![forbid(unsafe_code)]
 
+pub mod ixgbe82599;
 mod medium;
 
+pub use ixgbe82599::Ixgbe82599;
 pub use medium::{Fcs, Mac, Medium, PortId};
