@@ -6,6 +6,8 @@
 
 pub mod ixgbe82599;
 mod medium;
+pub mod pcap;
+pub mod wire;
 
 pub use ixgbe82599::Ixgbe82599;
 pub use medium::{Fcs, Mac, Medium, PortId};
