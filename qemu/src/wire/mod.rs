@@ -357,7 +357,10 @@ mod tests {
 
     #[test]
     fn wire_outage_cuts_and_restores_the_carrier_in_time() {
-        let config = WireConfig { outages: std::iter::once(10..20).collect(), ..WireConfig::perfect(Delivery::Simulated { latency_ns: 1 }) };
+        let config = WireConfig {
+            outages: std::iter::once(10..20).collect(),
+            ..WireConfig::perfect(Delivery::Simulated { latency_ns: 1 })
+        };
         let (_clock, wire, near, _far) = rig(config);
         assert_eq!(wire.next_event(), Some(10));
         wire.run_until(15);
