@@ -204,8 +204,8 @@ mod tests {
 
     #[test]
     fn order_of_too_much_value_is_refused() {
-        let top = Top { bid: Level { price: 9_990_0000, shares: 1 }, ask: Level { price: 10_000_0000, shares: 1 } };
-        let check = |shares| Limits::default().check(&buy(10_000_0000, shares), &top, &Exposure::default(), 0);
+        let top = Top { bid: Level { price: 99_900_000, shares: 1 }, ask: Level { price: 100_000_000, shares: 1 } };
+        let check = |shares| Limits::default().check(&buy(100_000_000, shares), &top, &Exposure::default(), 0);
         assert_eq!(check(50), Ok(()));
         assert_eq!(check(51), Err(Refusal::Notional));
     }

@@ -1,0 +1,547 @@
+//! NASDAQ TotalView-ITCH 5.0: every message, read in place.
+//!
+//! Integers are big-endian and unaligned, alphanumeric fields are ASCII filled up with blanks on the right, prices are integers in units of
+//! 1/10,000 dollar (market-wide circuit breaker levels: 1/100,000,000), times are nanoseconds since midnight in 48 bits (specification, section 3).
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use zerocopy::byteorder::big_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Why bytes are no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No byte at all.
+    #[error("message is empty")]
+    Empty,
+    /// A type that the specification does not have.
+    #[error("message type {0:#04x} is unknown")]
+    UnknownType(u8),
+    /// The type's length is another.
+    #[error("message type {kind:?} has {len} bytes, not {expected}", kind = char::from(*.kind))]
+    Length {
+        /// The type.
+        kind: u8,
+        /// Bytes there are.
+        len: usize,
+        /// Bytes there must be.
+        expected: usize,
+    },
+}
+
+/// Nanoseconds since midnight, 48 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Timestamp([u8; 6]);
+
+impl Timestamp {
+    /// The low 48 bits of `ns`.
+    pub fn new(ns: u64) -> Self {
+        let [_, _, a, b, c, d, e, f] = ns.to_be_bytes();
+        Self([a, b, c, d, e, f])
+    }
+
+    /// Nanoseconds since midnight.
+    pub fn get(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
+}
+
+impl std::fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ns", self.get())
+    }
+}
+
+/// Text of a fixed width, filled up with blanks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(transparent)]
+pub struct Alpha<const N: usize>(pub [u8; N]);
+
+impl<const N: usize> Alpha<N> {
+    /// `text`, cut or filled up.
+    pub fn new(text: &str) -> Self {
+        let mut bytes = [b' '; N];
+        bytes.iter_mut().zip(text.bytes()).for_each(|(place, byte)| *place = byte);
+        Self(bytes)
+    }
+}
+
+impl<const N: usize> std::fmt::Display for Alpha<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Bytes beyond ASCII are shown as the Latin-1 characters they would be.
+        let len = self.0.iter().rposition(|byte| !matches!(byte, b' ' | 0)).map_or(0, |last| last + 1);
+        self.0.iter().take(len).try_for_each(|byte| write!(f, "{}", char::from(*byte)))
+    }
+}
+
+impl<const N: usize> std::fmt::Debug for Alpha<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// How a field is shown.
+trait Field {
+    type Shown: Serialize;
+    fn shown(&self) -> Self::Shown;
+}
+
+macro_rules! fields {
+    ($($field:ty => $shown:ty, |$value:ident| $show:expr;)*) => {
+        $(impl Field for $field {
+            type Shown = $shown;
+            fn shown(&self) -> $shown {
+                let $value = self;
+                $show
+            }
+        })*
+    };
+}
+
+fields! {
+    U16 => u16, |value| value.get();
+    U32 => u32, |value| value.get();
+    U64 => u64, |value| value.get();
+    Timestamp => u64, |value| value.get();
+}
+
+impl<const N: usize> Field for Alpha<N> {
+    type Shown = String;
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+macro_rules! messages {
+    ($($(#[$doc:meta])* $kind:literal $name:ident $section:literal { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*) => {
+        $(
+            $(#[$doc])*
+            #[doc = concat!("\n\nSpecification section ", $section, ".")]
+            #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+            #[repr(C)]
+            pub struct $name {
+                /// The type's letter.
+                pub message_type: Alpha<1>,
+                /// The day's number of the stock; zero where the message is about none.
+                pub stock_locate: U16,
+                /// NASDAQ's own number.
+                pub tracking_number: U16,
+                /// When.
+                pub timestamp: Timestamp,
+                $($(#[$field_doc])* pub $field: $ty,)*
+            }
+
+            impl $name {
+                /// The type's letter.
+                pub const TYPE: u8 = $kind;
+            }
+
+            impl Serialize for $name {
+                fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                    let mut map = serializer.serialize_map(None)?;
+                    map.serialize_entry("message_type", &self.message_type.shown())?;
+                    map.serialize_entry("stock_locate", &self.stock_locate.shown())?;
+                    map.serialize_entry("tracking_number", &self.tracking_number.shown())?;
+                    map.serialize_entry("timestamp", &self.timestamp.shown())?;
+                    $(map.serialize_entry(stringify!($field), &self.$field.shown())?;)*
+                    map.end()
+                }
+            }
+        )*
+
+        /// A message, lent where it lies.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+        #[serde(untagged)]
+        pub enum Message<'a> {
+            $($(#[$doc])* $name(&'a $name),)*
+        }
+
+        impl<'a> Message<'a> {
+            /// Reads one message; its length must be exactly its type's.
+            #[inline]
+            pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
+                let Some(&kind) = bytes.first() else { return Err(Error::Empty) };
+                match kind {
+                    $($kind => match $name::ref_from_bytes(bytes) {
+                        Ok(message) => Ok(Self::$name(message)),
+                        Err(_) => Err(Error::Length { kind, len: bytes.len(), expected: size_of::<$name>() }),
+                    },)*
+                    _ => Err(Error::UnknownType(kind)),
+                }
+            }
+
+            /// The message as it stands on the wire.
+            pub fn as_bytes(&self) -> &'a [u8] {
+                match self {
+                    $(Self::$name(message) => message.as_bytes(),)*
+                }
+            }
+        }
+
+        /// Every type's letter and length in bytes.
+        pub const TYPES: &[(u8, usize)] = &[$(($kind, size_of::<$name>())),*];
+    };
+}
+
+messages! {
+    /// Start and end of messages, system hours, market hours.
+    b'S' SystemEvent "4.1" {
+        /// O, S, Q, M, E or C.
+        event_code: Alpha<1>,
+    }
+    /// A stock, once at the start of the day.
+    b'R' StockDirectory "4.2.1" {
+        /// Symbol.
+        stock: Alpha<8>,
+        /// Listing market.
+        market_category: Alpha<1>,
+        /// Deficient, delinquent, bankrupt and the like.
+        financial_status_indicator: Alpha<1>,
+        /// Shares.
+        round_lot_size: U32,
+        /// Y or N.
+        round_lots_only: Alpha<1>,
+        /// Kind of security.
+        issue_classification: Alpha<1>,
+        /// Finer kind.
+        issue_sub_type: Alpha<2>,
+        /// P live, T test.
+        authenticity: Alpha<1>,
+        /// Y, N or blank.
+        short_sale_threshold_indicator: Alpha<1>,
+        /// Y, N or blank.
+        ipo_flag: Alpha<1>,
+        /// 1, 2 or blank.
+        luld_reference_price_tier: Alpha<1>,
+        /// Exchange-traded product.
+        etp_flag: Alpha<1>,
+        /// Leverage.
+        etp_leverage_factor: U32,
+        /// Y or N.
+        inverse_indicator: Alpha<1>,
+    }
+    /// A stock's trading state changes.
+    b'H' StockTradingAction "4.2.2" {
+        /// Symbol.
+        stock: Alpha<8>,
+        /// H halted, P paused, Q quotation only, T trading.
+        trading_state: Alpha<1>,
+        /// Reserved.
+        reserved: Alpha<1>,
+        /// Why.
+        reason: Alpha<4>,
+    }
+    /// Short sale price test.
+    b'Y' RegShoRestriction "4.2.3" {
+        /// Symbol.
+        stock: Alpha<8>,
+        /// 0, 1 or 2.
+        reg_sho_action: Alpha<1>,
+    }
+    /// A market participant's standing in a stock.
+    b'L' MarketParticipantPosition "4.2.4" {
+        /// Participant.
+        mpid: Alpha<4>,
+        /// Symbol.
+        stock: Alpha<8>,
+        /// Y or N.
+        primary_market_maker: Alpha<1>,
+        /// N, P, S, R or L.
+        market_maker_mode: Alpha<1>,
+        /// A, E, W, S or D.
+        market_participant_state: Alpha<1>,
+    }
+    /// Market-wide circuit breaker levels of the day.
+    b'V' MwcbDeclineLevel "4.2.5.1" {
+        /// Price, 8 decimals.
+        level_1: U64,
+        /// Price, 8 decimals.
+        level_2: U64,
+        /// Price, 8 decimals.
+        level_3: U64,
+    }
+    /// A circuit breaker level was breached.
+    b'W' MwcbStatus "4.2.5.2" {
+        /// 1, 2 or 3.
+        breached_level: Alpha<1>,
+    }
+    /// When quotation of a new issue begins.
+    b'K' QuotingPeriodUpdate "4.2.6" {
+        /// Symbol.
+        stock: Alpha<8>,
+        /// Seconds since midnight.
+        ipo_quotation_release_time: U32,
+        /// A anticipated, C cancelled.
+        ipo_quotation_release_qualifier: Alpha<1>,
+        /// Price.
+        ipo_price: U32,
+    }
+    /// Auction collar after a limit-up limit-down pause.
+    b'J' LuldAuctionCollar "4.2.7" {
+        /// Symbol.
+        stock: Alpha<8>,
+        /// Price.
+        auction_collar_reference_price: U32,
+        /// Price.
+        upper_auction_collar_price: U32,
+        /// Price.
+        lower_auction_collar_price: U32,
+        /// How often it was extended.
+        auction_collar_extension: U32,
+    }
+    /// A market interrupts a stock for reasons of its own.
+    b'h' OperationalHalt "4.2.8" {
+        /// Symbol.
+        stock: Alpha<8>,
+        /// Q, B or X.
+        market_code: Alpha<1>,
+        /// H halted, T resumed.
+        operational_halt_action: Alpha<1>,
+    }
+    /// An order enters the book.
+    b'A' AddOrder "4.3.1" {
+        /// The order.
+        order_reference_number: U64,
+        /// B or S.
+        buy_sell_indicator: Alpha<1>,
+        /// Shares.
+        shares: U32,
+        /// Symbol.
+        stock: Alpha<8>,
+        /// Price.
+        price: U32,
+    }
+    /// An order enters the book, and whose it is.
+    b'F' AddOrderWithMpid "4.3.2" {
+        /// The order.
+        order_reference_number: U64,
+        /// B or S.
+        buy_sell_indicator: Alpha<1>,
+        /// Shares.
+        shares: U32,
+        /// Symbol.
+        stock: Alpha<8>,
+        /// Price.
+        price: U32,
+        /// Participant.
+        attribution: Alpha<4>,
+    }
+    /// An order is executed at its own price.
+    b'E' OrderExecuted "4.4.1" {
+        /// The order.
+        order_reference_number: U64,
+        /// Shares.
+        executed_shares: U32,
+        /// The match.
+        match_number: U64,
+    }
+    /// An order is executed at another price.
+    b'C' OrderExecutedWithPrice "4.4.2" {
+        /// The order.
+        order_reference_number: U64,
+        /// Shares.
+        executed_shares: U32,
+        /// The match.
+        match_number: U64,
+        /// N: not to be counted as volume.
+        printable: Alpha<1>,
+        /// Price.
+        execution_price: U32,
+    }
+    /// An order becomes smaller.
+    b'X' OrderCancel "4.4.3" {
+        /// The order.
+        order_reference_number: U64,
+        /// Shares taken away.
+        cancelled_shares: U32,
+    }
+    /// An order leaves the book.
+    b'D' OrderDelete "4.4.4" {
+        /// The order.
+        order_reference_number: U64,
+    }
+    /// An order is replaced and loses its priority.
+    b'U' OrderReplace "4.4.5" {
+        /// The old order.
+        original_order_reference_number: U64,
+        /// The new one.
+        new_order_reference_number: U64,
+        /// Shares.
+        shares: U32,
+        /// Price.
+        price: U32,
+    }
+    /// A match with an order that the book never showed.
+    b'P' Trade "4.5.1" {
+        /// Zero.
+        order_reference_number: U64,
+        /// B.
+        buy_sell_indicator: Alpha<1>,
+        /// Shares.
+        shares: U32,
+        /// Symbol.
+        stock: Alpha<8>,
+        /// Price.
+        price: U32,
+        /// The match.
+        match_number: U64,
+    }
+    /// A cross.
+    b'Q' CrossTrade "4.5.2" {
+        /// Shares.
+        shares: U64,
+        /// Symbol.
+        stock: Alpha<8>,
+        /// Price.
+        cross_price: U32,
+        /// The match.
+        match_number: U64,
+        /// O, C, H or I.
+        cross_type: Alpha<1>,
+    }
+    /// A trade is broken.
+    b'B' BrokenTrade "4.5.3" {
+        /// The match.
+        match_number: U64,
+    }
+    /// Net order imbalance before a cross.
+    b'I' NetOrderImbalanceIndicator "4.6" {
+        /// Shares.
+        paired_shares: U64,
+        /// Shares.
+        imbalance_shares: U64,
+        /// B, S, N, O or P.
+        imbalance_direction: Alpha<1>,
+        /// Symbol.
+        stock: Alpha<8>,
+        /// Price.
+        far_price: U32,
+        /// Price.
+        near_price: U32,
+        /// Price.
+        current_reference_price: U32,
+        /// O, C, H or A.
+        cross_type: Alpha<1>,
+        /// How far the near price is from the reference.
+        price_variation_indicator: Alpha<1>,
+    }
+    /// Retail interest.
+    b'N' RetailPriceImprovementIndicator "4.7" {
+        /// Symbol.
+        stock: Alpha<8>,
+        /// B, S, A or N.
+        interest_flag: Alpha<1>,
+    }
+    /// Direct listing with capital raise: price discovery.
+    b'O' DirectListingWithCapitalRaise "4.8" {
+        /// Symbol.
+        stock: Alpha<8>,
+        /// Y or N.
+        open_eligibility_status: Alpha<1>,
+        /// Price.
+        minimum_allowable_price: U32,
+        /// Price.
+        maximum_allowable_price: U32,
+        /// Price.
+        near_execution_price: U32,
+        /// Nanoseconds since midnight.
+        near_execution_time: U64,
+        /// Price.
+        lower_price_range_collar: U32,
+        /// Price.
+        upper_price_range_collar: U32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Lengths from the specification's tables, typed apart from the structures.
+    const LENGTHS: [(u8, usize); 23] = [
+        (b'S', 12),
+        (b'R', 39),
+        (b'H', 25),
+        (b'Y', 20),
+        (b'L', 26),
+        (b'V', 35),
+        (b'W', 12),
+        (b'K', 28),
+        (b'J', 35),
+        (b'h', 21),
+        (b'A', 36),
+        (b'F', 40),
+        (b'E', 31),
+        (b'C', 36),
+        (b'X', 23),
+        (b'D', 19),
+        (b'U', 35),
+        (b'P', 44),
+        (b'Q', 40),
+        (b'B', 19),
+        (b'I', 50),
+        (b'N', 20),
+        (b'O', 48),
+    ];
+
+    #[test]
+    fn every_type_has_the_length_of_the_specification() {
+        assert_eq!(TYPES, LENGTHS);
+    }
+
+    #[test]
+    fn every_other_length_is_refused() {
+        for (kind, expected) in LENGTHS {
+            let bytes = [&[kind][..], &[0x31; 60]].concat();
+            for len in 1..bytes.len() {
+                let parsed = Message::parse(&bytes[..len]);
+                if len == expected {
+                    assert_eq!(parsed.map(|message| message.as_bytes().len()), Ok(len));
+                } else {
+                    assert_eq!(parsed, Err(Error::Length { kind, len, expected }));
+                }
+            }
+        }
+        assert_eq!(Message::parse(&[]), Err(Error::Empty));
+        assert_eq!(Message::parse(b"zzz"), Err(Error::UnknownType(b'z')));
+    }
+
+    #[test]
+    fn fields_are_shown_under_the_names_of_the_specification() {
+        let add = AddOrder {
+            message_type: Alpha::new("A"),
+            stock_locate: 7.into(),
+            tracking_number: 2.into(),
+            timestamp: Timestamp::new(34_200_000_000_001),
+            order_reference_number: 99.into(),
+            buy_sell_indicator: Alpha::new("B"),
+            shares: 300.into(),
+            stock: Alpha::new("ZVZZT"),
+            price: 1_234_500.into(),
+        };
+        let json = serde_json::to_string(&Message::parse(add.as_bytes()).unwrap()).unwrap();
+        assert_eq!(
+            json,
+            r#"{"message_type":"A","stock_locate":7,"tracking_number":2,"timestamp":34200000000001,"order_reference_number":99,"buy_sell_indicator":"B","shares":300,"stock":"ZVZZT","price":1234500}"#
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_type_survives_encode_and_decode(index in 0..LENGTHS.len(), noise in prop::collection::vec(any::<u8>(), 60)) {
+            let (kind, len) = LENGTHS[index];
+            let bytes = [&[kind], &noise[..len - 1]].concat();
+            let message = Message::parse(&bytes).unwrap();
+            prop_assert_eq!(message.as_bytes(), &bytes[..]);
+            // Every byte shows: changing any of them changes what is decoded.
+            for at in 1..len {
+                let mut other = bytes.clone();
+                other[at] ^= 0x40;
+                prop_assert_ne!(Message::parse(&other).unwrap(), message);
+            }
+            serde_json::to_string(&message).unwrap();
+        }
+    }
+}
