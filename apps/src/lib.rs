@@ -2,5 +2,7 @@
 
 pub mod digest;
 pub mod feed;
+pub mod fields;
 pub mod market;
+pub mod order;
 pub mod trade;

@@ -3,9 +3,10 @@
 //! Integers are big-endian and unaligned, alphanumeric fields are ASCII filled up with blanks on the right, prices are integers in units of
 //! 1/10,000 dollar (market-wide circuit breaker levels: 1/100,000,000), times are nanoseconds since midnight in 48 bits (specification, section 3).
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::fields::{Alpha, Field, record};
 
 /// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,106 +48,41 @@ impl Timestamp {
     }
 }
 
+impl Field for Timestamp {
+    type Shown = u64;
+    fn shown(&self) -> u64 {
+        self.get()
+    }
+}
+
 impl std::fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ns", self.get())
     }
 }
 
-/// Text of a fixed width, filled up with blanks.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(transparent)]
-pub struct Alpha<const N: usize>(pub [u8; N]);
-
-impl<const N: usize> Alpha<N> {
-    /// `text`, cut or filled up.
-    pub fn new(text: &str) -> Self {
-        let mut bytes = [b' '; N];
-        bytes.iter_mut().zip(text.bytes()).for_each(|(place, byte)| *place = byte);
-        Self(bytes)
-    }
-}
-
-impl<const N: usize> std::fmt::Display for Alpha<N> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Bytes beyond ASCII are shown as the Latin-1 characters they would be.
-        let len = self.0.iter().rposition(|byte| !matches!(byte, b' ' | 0)).map_or(0, |last| last + 1);
-        self.0.iter().take(len).try_for_each(|byte| write!(f, "{}", char::from(*byte)))
-    }
-}
-
-impl<const N: usize> std::fmt::Debug for Alpha<N> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "\"{self}\"")
-    }
-}
-
-/// How a field is shown.
-trait Field {
-    type Shown: Serialize;
-    fn shown(&self) -> Self::Shown;
-}
-
-macro_rules! fields {
-    ($($field:ty => $shown:ty, |$value:ident| $show:expr;)*) => {
-        $(impl Field for $field {
-            type Shown = $shown;
-            fn shown(&self) -> $shown {
-                let $value = self;
-                $show
-            }
-        })*
-    };
-}
-
-fields! {
-    U16 => u16, |value| value.get();
-    U32 => u32, |value| value.get();
-    U64 => u64, |value| value.get();
-    Timestamp => u64, |value| value.get();
-}
-
-impl<const N: usize> Field for Alpha<N> {
-    type Shown = String;
-    fn shown(&self) -> String {
-        self.to_string()
-    }
-}
-
 macro_rules! messages {
     ($($(#[$doc:meta])* $kind:literal $name:ident $section:literal { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*) => {
         $(
-            $(#[$doc])*
-            #[doc = concat!("\n\nSpecification section ", $section, ".")]
-            #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-            #[repr(C)]
-            pub struct $name {
-                /// The type's letter.
-                pub message_type: Alpha<1>,
-                /// The day's number of the stock; zero where the message is about none.
-                pub stock_locate: U16,
-                /// NASDAQ's own number.
-                pub tracking_number: U16,
-                /// When.
-                pub timestamp: Timestamp,
-                $($(#[$field_doc])* pub $field: $ty,)*
+            record! {
+                $(#[$doc])*
+                #[doc = concat!("\n\nSpecification section ", $section, ".")]
+                $name {
+                    /// The type's letter.
+                    message_type: Alpha<1>,
+                    /// The day's number of the stock; zero where the message is about none.
+                    stock_locate: U16,
+                    /// NASDAQ's own number.
+                    tracking_number: U16,
+                    /// When.
+                    timestamp: Timestamp,
+                    $($(#[$field_doc])* $field: $ty,)*
+                }
             }
 
             impl $name {
                 /// The type's letter.
                 pub const TYPE: u8 = $kind;
-            }
-
-            impl Serialize for $name {
-                fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                    let mut map = serializer.serialize_map(None)?;
-                    map.serialize_entry("message_type", &self.message_type.shown())?;
-                    map.serialize_entry("stock_locate", &self.stock_locate.shown())?;
-                    map.serialize_entry("tracking_number", &self.tracking_number.shown())?;
-                    map.serialize_entry("timestamp", &self.timestamp.shown())?;
-                    $(map.serialize_entry(stringify!($field), &self.$field.shown())?;)*
-                    map.end()
-                }
             }
         )*
 
