@@ -1,6 +1,7 @@
 //! A whole market over a kernel-bypass stack: feed, book, decision, order, exchange.
 
 pub mod digest;
+pub mod exchange;
 pub mod feed;
 pub mod fields;
 pub mod market;

@@ -432,6 +432,8 @@ pub mod reject {
     pub const UNKNOWN_SYMBOL: u16 = 0x0002;
     /// The user reference number did not rise.
     pub const DUPLICATE: u16 = 0x001B;
+    /// The market is closed.
+    pub const CLOSED: u16 = 0x0001;
     /// Side is unknown.
     pub const INVALID_SIDE: u16 = 0x0003;
 }
