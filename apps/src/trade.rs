@@ -4,3 +4,4 @@
 pub mod limits;
 pub mod orders;
 pub mod strategy;
+pub mod trader;

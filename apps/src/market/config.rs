@@ -5,12 +5,15 @@ use super::Error;
 
 /// Messages a second that the exchange publishes unless asked otherwise.
 ///
-/// Four messages a datagram make 25,000 datagrams a second, so that a receive ring of 4,096 descriptors absorbs a stall of
-/// 160 ms: three times the 50 ms that a busy desktop or a continuous-integration machine takes away at a time.
-pub const DEFAULT_RATE: u64 = 100_000;
+/// With one message a datagram, the least the exchange bundles, 50 ms of it are 4,000 frames: what the trader's receive ring of 4,096 descriptors
+/// holds while a busy desktop or a continuous-integration machine takes the trader's core away.
+pub const DEFAULT_RATE: u64 = 80_000;
 
-/// ITCH messages of a run unless asked otherwise: six seconds at [`DEFAULT_RATE`].
-pub const DEFAULT_TICKS: u64 = 600_000;
+/// Stocks where nothing else is asked for.
+pub const DEFAULT_STOCKS: u16 = 100;
+
+/// ITCH messages of a run unless asked otherwise: five seconds at [`DEFAULT_RATE`].
+pub const DEFAULT_TICKS: u64 = 400_000;
 
 /// How a market runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +26,8 @@ pub struct Config {
     pub rate: u64,
     /// One thread and virtual time instead of two busy threads.
     pub simulated: bool,
+    /// Stocks that are traded.
+    pub stocks: u16,
     /// The share of feed frames that the wire loses, 0 to 1.
     pub loss: f64,
     /// The share of TCP frames that the wire loses, in both directions, 0 to 0.9.
@@ -38,6 +43,7 @@ impl Default for Config {
             ticks: DEFAULT_TICKS,
             rate: DEFAULT_RATE,
             simulated: false,
+            stocks: DEFAULT_STOCKS,
             loss: 0.0,
             tcp_loss: 0.0,
             cores: Vec::new(),
@@ -59,6 +65,9 @@ impl Config {
         }
         if !(1_000..=10_000_000).contains(&self.rate) {
             return refuse("--rate", "1000 to 10000000 messages a second");
+        }
+        if !(1..=8_000).contains(&self.stocks) || u64::from(self.stocks) * 2 > self.ticks {
+            return refuse("--stocks", "1 to 8000, and at most half of --ticks, for every stock is announced first");
         }
         if !is_share(self.loss, 1.0) {
             return refuse("--loss", "0 to 1");

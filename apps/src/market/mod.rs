@@ -3,11 +3,16 @@
 
 pub mod compare;
 mod config;
+pub mod hosts;
 mod quantiles;
+mod report;
+mod run;
 pub mod schedule;
 
-pub use config::{Config, DEFAULT_RATE, DEFAULT_TICKS};
+pub use config::{Config, DEFAULT_RATE, DEFAULT_STOCKS, DEFAULT_TICKS};
 pub use quantiles::{Quantiles, Spans};
+pub use report::Report;
+pub use run::run;
 
 /// Why a market run failed. The message says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -20,5 +25,29 @@ pub enum Error {
         flag: &'static str,
         /// What it allows.
         allowed: &'static str,
+    },
+    /// A port did not come up or close.
+    #[error(transparent)]
+    Driver(#[from] barewire_driver::Error),
+    /// A device broke the contract of its descriptors.
+    #[error(transparent)]
+    Queue(#[from] barewire_driver::QueueFault),
+    /// The wire cannot be as asked.
+    #[error(transparent)]
+    Wire(#[from] barewire_models::wire::WireError),
+    /// A group was not joined.
+    #[error(transparent)]
+    Join(#[from] barewire_netstack::JoinError),
+    /// The order connection was not begun.
+    #[error(transparent)]
+    Tcp(#[from] barewire_netstack::TcpError),
+    /// A thread could not be placed.
+    #[error("{0}")]
+    Placement(String),
+    /// The run did not come to its end.
+    #[error("the market did not drain within {seconds} s; try a lower --rate, or --simulated")]
+    Stalled {
+        /// The limit.
+        seconds: u64,
     },
 }
