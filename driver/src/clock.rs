@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Nanoseconds since the clock was made (real) or since the simulation began (simulated).
 pub type Nanos = u64;
@@ -30,6 +30,12 @@ impl Clock {
             Self::Simulated(clock) => clock.now(),
         }
     }
+}
+
+/// What must be added to `clock` for the time since 1970 (UTC), by which hosts compare stamps as far as their clocks agree.
+pub fn epoch(clock: &Clock) -> Nanos {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(0).saturating_sub(clock.now())
 }
 
 /// The scale of the CPU's counter.

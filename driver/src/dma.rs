@@ -1,17 +1,19 @@
 //! Memory that a device may reach: shared memfds, prefaulted, on huge pages where there are any, each at one I/O virtual address.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
 
 use crate::bus::{Bus, BusError};
-use crate::ring::Words;
+use crate::mmio::dma_full_barrier;
+use crate::ring::{SharedWrites, Words, Words16};
 
 /// Why DMA memory could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +44,38 @@ pub enum DmaError {
     Map(#[from] BusError),
 }
 
+/// Why memory of another process was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// The other process could cut the file short and make every access here a fault (SIGBUS).
+    #[error("the memory is not sealed against shrinking; share a memfd with F_SEAL_SHRINK")]
+    NotSealed,
+    /// The range leaves the file.
+    #[error("{len} bytes from {offset:#x} on leave the file of {size} bytes")]
+    OutOfFile {
+        /// Where the range begins.
+        offset: u64,
+        /// Its length in bytes.
+        len: usize,
+        /// The size of the file.
+        size: u64,
+    },
+    /// The range does not begin at a page.
+    #[error("offset {0:#x} is not a multiple of the page size")]
+    Misaligned(u64),
+    /// The operating system refused.
+    #[error("the memory cannot be mapped: {0}")]
+    System(#[from] std::io::Error),
+}
+
 /// Shared memory: a memfd, mapped and prefaulted. Another process may map the same bytes through [`Region::fd`].
 #[derive(Debug)]
 pub struct Region {
     map: MmapRaw,
     file: File,
     page: usize,
+    writable: bool,
 }
 
 const KIB_4: usize = 4 << 10;
@@ -66,7 +94,9 @@ impl Region {
         }
         static SAID: Once = Once::new();
         SAID.call_once(|| {
-            log::info!("no free huge pages: DMA memory is on 4 KiB pages (more TLB misses, same behaviour)")
+            log::info!(
+                "too few huge pages: DMA memory is on 4 KiB pages (more TLB misses, same behaviour); `sudo sysctl vm.nr_hugepages=16` reserves enough for a port"
+            )
         });
         match Self::map(name, len, KIB_4, MemfdFlags::empty()) {
             Ok(region) => Ok(Arc::new(region)),
@@ -76,15 +106,42 @@ impl Region {
 
     fn map(name: &str, len: usize, page: usize, flags: MemfdFlags) -> std::io::Result<Self> {
         let len = len.max(1).checked_next_multiple_of(page).ok_or(std::io::ErrorKind::OutOfMemory)?;
-        let file = File::from(memfd_create(format!("barewire {name}"), flags | MemfdFlags::CLOEXEC)?);
+        let flags = flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = File::from(memfd_create(format!("barewire {name}"), flags)?);
         ftruncate(&file, len as u64)?;
+        // Whoever maps these bytes too can rely on them staying.
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW)?;
         let map = MmapOptions::new().len(len).populate().map_raw(&file)?;
-        Ok(Self { map, file, page })
+        Ok(Self { map, file, page, writable: true })
+    }
+
+    /// Maps `len` bytes, from `offset` on, of memory that another process shares: a memfd sealed against shrinking.
+    pub fn import(fd: OwnedFd, offset: u64, len: usize, writable: bool) -> Result<Arc<Self>, ImportError> {
+        let file = File::from(fd);
+        if !fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) {
+            return Err(ImportError::NotSealed);
+        }
+        let size = file.metadata()?.len();
+        if len == 0 || offset.checked_add(len as u64).is_none_or(|end| end > size) {
+            return Err(ImportError::OutOfFile { offset, len, size });
+        }
+        if !offset.is_multiple_of(KIB_4 as u64) {
+            return Err(ImportError::Misaligned(offset));
+        }
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(len);
+        let map = if writable { options.map_raw(&file)? } else { options.map_raw_read_only(&file)? };
+        Ok(Arc::new(Self { map, file, page: KIB_4, writable }))
     }
 
     /// The size in bytes, a multiple of the page size.
     pub fn len(&self) -> usize {
         self.map.len()
+    }
+
+    /// Whether a device may write to it.
+    pub fn is_writable(&self) -> bool {
+        self.writable
     }
 
     /// Never true: a region has at least one page.
@@ -122,61 +179,137 @@ impl Region {
     /// Copies bytes in, as a device's DMA write does.
     ///
     /// # Panics
-    /// When the range leaves the region: the caller translates addresses and has checked it.
+    /// When the range leaves the region or the region is read-only: the caller translates addresses and has checked it.
     pub fn write(&self, offset: usize, from: &[u8]) {
-        assert!(self.holds(offset, from.len()), "DMA write of {} bytes at {offset} leaves the region", from.len());
+        let fits = self.writable && self.holds(offset, from.len());
+        assert!(fits, "DMA write of {} bytes at {offset} leaves the region or what may be written of it", from.len());
         // SAFETY: as in `read`, with the roles exchanged.
         unsafe { self.base().as_ptr().add(offset).copy_from_nonoverlapping(from.as_ptr(), from.len()) }
     }
 
-    /// Views `count` words, a power of two, at `offset`, a multiple of eight. `None` where that does not fit.
+    /// Views `count` words, a power of two, at `offset`, a multiple of eight. `None` where that does not fit or may not be written.
     pub fn words(&self, offset: usize, count: usize) -> Option<RegionWords<'_>> {
-        let fits = count.is_power_of_two() && offset.is_multiple_of(8) && self.holds(offset, count.checked_mul(8)?);
-        fits.then(|| RegionWords { region: self, offset, mask: count - 1 })
+        let aligned = count.is_power_of_two() && offset.is_multiple_of(8);
+        let fits = aligned && self.writable && self.holds(offset, count.checked_mul(8)?);
+        fits.then(|| RegionWords {
+            // SAFETY: `holds` keeps the offset inside the mapping.
+            base: unsafe { self.base().add(offset) }.cast(),
+            mask: count - 1,
+            region: PhantomData,
+        })
     }
 
     fn holds(&self, offset: usize, len: usize) -> bool {
         offset.checked_add(len).is_some_and(|end| end <= self.len())
-    }
-
-    /// The atomic word at `offset`.
-    ///
-    /// # Safety
-    /// `offset` must be a multiple of eight and `offset + 8` within the region.
-    #[inline]
-    unsafe fn word(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: in bounds and aligned by the caller; the mapping lives as long as `self`; all parties access
-        // descriptor words as atomics of this width.
-        unsafe { &*self.base().as_ptr().add(offset).cast::<AtomicU64>() }
     }
 }
 
 /// Descriptor words inside a region. Indices wrap.
 #[derive(Debug, Clone, Copy)]
 pub struct RegionWords<'a> {
-    region: &'a Region,
-    offset: usize,
+    base: NonNull<AtomicU64>,
     mask: usize,
+    region: PhantomData<&'a Region>,
+}
+
+impl RegionWords<'_> {
+    #[inline]
+    fn word(&self, index: usize) -> &AtomicU64 {
+        // SAFETY: `Region::words` checked the whole span and its alignment; the mask keeps the index inside; the region is borrowed, so the
+        // mapping lives; all parties access descriptor words as atomics of this width.
+        unsafe { self.base.add(index & self.mask).as_ref() }
+    }
+
+    #[inline]
+    fn word16(&self, index: usize) -> &AtomicU16 {
+        // SAFETY: as in `word`, with four of these in each; which places are of this width is agreed with the device.
+        unsafe { self.base.cast::<AtomicU16>().add(index & (self.mask * 4 + 3)).as_ref() }
+    }
 }
 
 impl Words for RegionWords<'_> {
     #[inline]
     fn load(&self, index: usize, order: Ordering) -> u64 {
-        // SAFETY: `Region::words` checked the whole span and its alignment; the mask keeps the index inside.
-        unsafe { self.region.word(self.offset + (index & self.mask) * 8) }.load(order)
+        self.word(index).load(order)
     }
 
     #[inline]
     fn store(&self, index: usize, value: u64, order: Ordering) {
-        // SAFETY: as in `load`.
-        unsafe { self.region.word(self.offset + (index & self.mask) * 8) }.store(value, order);
+        self.word(index).store(value, order);
+    }
+}
+
+impl Words16 for RegionWords<'_> {
+    #[inline]
+    fn load16(&self, index: usize, order: Ordering) -> u16 {
+        self.word16(index).load(order)
+    }
+
+    #[inline]
+    fn store16(&self, index: usize, value: u16, order: Ordering) {
+        self.word16(index).store(value, order);
+    }
+
+    #[inline]
+    fn full_barrier(&self) {
+        dma_full_barrier();
+    }
+}
+
+/// Words of a region that is held as long as they are. Indices wrap.
+#[derive(Debug, Clone)]
+pub struct SharedWords {
+    /// The first word. It lies in `region`.
+    base: NonNull<AtomicU64>,
+    mask: usize,
+    region: Arc<Region>,
+}
+
+// SAFETY: as for `DmaWords`: `base` points into the shared mapping that `region` keeps, and it is accessed by atomics only.
+unsafe impl Send for SharedWords {}
+
+impl SharedWords {
+    /// The `count` words, a power of two, at `offset`, a multiple of eight. `None` where that does not fit or may not be written.
+    pub fn new(region: &Arc<Region>, offset: usize, count: usize) -> Option<Self> {
+        let RegionWords { base, mask, .. } = region.words(offset, count)?;
+        Some(Self { base, mask, region: Arc::clone(region) })
+    }
+
+    /// The region that they lie in.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    #[inline]
+    fn view(&self) -> RegionWords<'_> {
+        RegionWords { base: self.base, mask: self.mask, region: PhantomData }
+    }
+}
+
+impl Words for SharedWords {
+    #[inline]
+    fn load(&self, index: usize, order: Ordering) -> u64 {
+        self.view().load(index, order)
+    }
+
+    #[inline]
+    fn store(&self, index: usize, value: u64, order: Ordering) {
+        self.view().store(index, value, order);
+    }
+}
+
+impl SharedWrites for SharedWords {
+    #[inline]
+    fn compare_exchange(&self, index: usize, current: u64, new: u64) -> Result<u64, u64> {
+        self.view().word(index).compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
     }
 }
 
 /// Hands out memory to one device, each piece at an I/O virtual address of our choosing.
 #[derive(Clone)]
 pub struct DmaAllocator {
-    bus: Arc<dyn Bus>,
+    /// `None` where there is no device.
+    bus: Option<Arc<dyn Bus>>,
     next: Arc<AtomicU64>,
 }
 
@@ -186,36 +319,56 @@ const FIRST_IOVA: u64 = 0x10_0000;
 impl DmaAllocator {
     /// An allocator for the device on `bus`. Make one a device.
     pub fn new(bus: Arc<dyn Bus>) -> Self {
-        Self { bus, next: Arc::new(AtomicU64::new(FIRST_IOVA)) }
+        Self { bus: Some(bus), next: Arc::new(AtomicU64::new(FIRST_IOVA)) }
+    }
+
+    /// An allocator for a port without a device: its memory is mapped nowhere, and its I/O virtual addresses are zero.
+    pub fn unmapped() -> Self {
+        Self { bus: None, next: Arc::default() }
     }
 
     /// Allocates and maps at least `len` bytes. The mapping ends when the memory is dropped.
     pub fn allocate(&self, name: &'static str, len: usize) -> Result<DmaMemory, DmaError> {
-        let region = Region::allocate(name, len)?;
-        let iova = self.reserve(&region).ok_or(DmaError::NoIova { name, len: region.len() })?;
-        self.bus.dma_map(iova, &region)?;
-        Ok(DmaMemory { bus: Arc::clone(&self.bus), region, iova })
+        let Some(bus) = &self.bus else {
+            return Ok(DmaMemory { bus: None, region: Region::allocate(name, len)?, iova: 0 });
+        };
+        let (region, iova) = match bus.memory() {
+            None => {
+                let region = Region::allocate(name, len)?;
+                let iova = self.reserve(&**bus, name, region.len(), region.page_size())?;
+                (region, iova)
+            }
+            Some(memory) => {
+                let refused = |source| DmaError::Allocate { name, len, source };
+                let iova = self.reserve(&**bus, name, len.max(1).next_multiple_of(KIB_4), KIB_4)?;
+                let memory = memory.try_clone_to_owned().map_err(refused)?;
+                let region = Region::import(memory, iova, len, true).map_err(|e| refused(std::io::Error::other(e)))?;
+                (region, iova)
+            }
+        };
+        bus.dma_map(iova, &region)?;
+        Ok(DmaMemory { bus: Some(Arc::clone(bus)), region, iova })
     }
 
     /// Takes the next free span. Addresses are never used twice: a late DMA of a dead mapping must fault.
-    fn reserve(&self, region: &Region) -> Option<u64> {
-        let (len, align) = (region.len() as u64, region.page_size() as u64);
-        let ranges = self.bus.iova_ranges();
+    fn reserve(&self, bus: &dyn Bus, name: &'static str, len: usize, align: usize) -> Result<u64, DmaError> {
+        let ranges = bus.iova_ranges();
         let place = |next: u64| {
             ranges.iter().find_map(|range| {
-                let start = next.max(*range.start()).checked_next_multiple_of(align)?;
-                let last = start.checked_add(len - 1)?;
+                let start = next.max(*range.start()).checked_next_multiple_of(align as u64)?;
+                let last = start.checked_add(len as u64 - 1)?;
                 (last <= *range.end()).then_some(start)
             })
         };
-        let taken = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| Some(place(next)? + len));
-        taken.ok().and_then(place)
+        let taken =
+            self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| Some(place(next)? + len as u64));
+        taken.ok().and_then(place).ok_or(DmaError::NoIova { name, len })
     }
 }
 
 /// Memory that one device can reach, from [`DmaMemory::iova`] on.
 pub struct DmaMemory {
-    bus: Arc<dyn Bus>,
+    bus: Option<Arc<dyn Bus>>,
     region: Arc<Region>,
     iova: u64,
 }
@@ -234,13 +387,15 @@ impl DmaMemory {
     /// Turns the first `count` words (a power of two) into descriptor memory; `None` where they do not fit.
     pub fn into_words(self, count: usize) -> Option<DmaWords> {
         self.region.words(0, count)?;
-        Some(DmaWords { memory: self, mask: count - 1 })
+        Some(DmaWords { base: self.region.base().cast(), mask: count - 1, memory: self })
     }
 }
 
 impl Drop for DmaMemory {
     fn drop(&mut self) {
-        if let Err(error) = self.bus.dma_unmap(self.iova, &self.region) {
+        if let Some(bus) = &self.bus
+            && let Err(error) = bus.dma_unmap(self.iova, &self.region)
+        {
             log::warn!("{error}");
         }
     }
@@ -248,9 +403,14 @@ impl Drop for DmaMemory {
 
 /// A descriptor ring's memory, owned. Indices wrap.
 pub struct DmaWords {
-    memory: DmaMemory,
+    /// The first word. The region that holds it lives in `memory`.
+    base: NonNull<AtomicU64>,
     mask: usize,
+    memory: DmaMemory,
 }
+
+// SAFETY: `base` points into the shared mapping that `memory` owns and that no thread is tied to; it is accessed by atomics only.
+unsafe impl Send for DmaWords {}
 
 impl DmaWords {
     /// The device's address of the first descriptor.
@@ -262,19 +422,40 @@ impl DmaWords {
     pub fn byte_len(&self) -> usize {
         (self.mask + 1) * 8
     }
+
+    /// The words, borrowed: a loop over them keeps base and mask in registers.
+    #[inline]
+    pub fn view(&self) -> RegionWords<'_> {
+        RegionWords { base: self.base, mask: self.mask, region: PhantomData }
+    }
 }
 
 impl Words for DmaWords {
     #[inline]
     fn load(&self, index: usize, order: Ordering) -> u64 {
-        // SAFETY: `into_words` checked the whole span; the mask keeps the index inside; the region lives in `memory`.
-        unsafe { self.memory.region.word((index & self.mask) * 8) }.load(order)
+        self.view().load(index, order)
     }
 
     #[inline]
     fn store(&self, index: usize, value: u64, order: Ordering) {
-        // SAFETY: as in `load`.
-        unsafe { self.memory.region.word((index & self.mask) * 8) }.store(value, order);
+        self.view().store(index, value, order);
+    }
+}
+
+impl Words16 for DmaWords {
+    #[inline]
+    fn load16(&self, index: usize, order: Ordering) -> u16 {
+        self.view().load16(index, order)
+    }
+
+    #[inline]
+    fn store16(&self, index: usize, value: u16, order: Ordering) {
+        self.view().store16(index, value, order);
+    }
+
+    #[inline]
+    fn full_barrier(&self) {
+        dma_full_barrier();
     }
 }
 
@@ -300,5 +481,26 @@ mod tests {
         let mut back = [0; 4];
         region.read(100, &mut back);
         assert_eq!(&back, b"tick");
+    }
+
+    #[test]
+    fn import_shares_bytes_and_refuses_what_could_fault() {
+        let region = Region::allocate("test", 8192).unwrap();
+        let fd = || region.fd().try_clone_to_owned().unwrap();
+        let page = region.page_size() as u64;
+        if page == KIB_4 as u64 {
+            region.write(KIB_4 + 100, b"tick");
+            let view = Region::import(fd(), page, 200, false).unwrap();
+            let mut back = [0; 4];
+            view.read(100, &mut back);
+            assert_eq!((&back, view.len(), view.words(0, 8).is_some()), (b"tick", 200, false));
+        }
+        let size = region.len();
+        for (offset, len) in [(0, size + 1), (0, 0), (u64::MAX, 2), (8, 8)] {
+            assert!(Region::import(fd(), offset, len, true).is_err(), "{offset} {len}");
+        }
+        let loose = memfd_create("loose", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&loose, 4096).unwrap();
+        assert!(matches!(Region::import(loose, 0, 4096, true), Err(ImportError::NotSealed)));
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use arrayvec::ArrayVec;
+use bitflags::bitflags;
 
 use crate::clock::Nanos;
 use crate::pool::{BUFFER_LEN, BufferId, Pool};
@@ -43,7 +44,20 @@ pub struct Timestamp {
     pub domain: ClockDomain,
 }
 
-/// What is known about a received frame beside its bytes.
+bitflags! {
+    /// What of a frame's metadata means anything.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub(crate) struct Known: u8 {
+        /// A tag was taken out.
+        const VLAN = 1;
+        /// A hash was computed.
+        const RSS_HASH = 1 << 1;
+        /// This process measured when it arrived.
+        const TIMESTAMP = 1 << 2;
+    }
+}
+
+/// What is known about a received frame beside its bytes. Three words, put together without a branch: every frame pays for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FrameMeta {
     /// Length in bytes over all segments, without FCS.
@@ -52,87 +66,148 @@ pub struct FrameMeta {
     pub queue: u16,
     /// The device's verdict on IP and transport checksums.
     pub checksum: Checksum,
-    /// The 802.1Q tag (priority, DEI, VLAN id) where the device took one out of the frame.
-    pub vlan: Option<u16>,
-    /// The RSS hash where the device computed one.
-    pub rss_hash: Option<u32>,
-    /// When it arrived, where somebody measured it.
-    pub timestamp: Option<Timestamp>,
+    pub(crate) known: Known,
+    pub(crate) vlan: u16,
+    pub(crate) rss_hash: u32,
+    pub(crate) arrived: Nanos,
 }
 
-/// One buffer of a received frame. The poll loop gives the buffer named here back to the device when the handler returns.
+impl FrameMeta {
+    /// The 802.1Q tag (priority, DEI, VLAN id) where the device took one out of the frame.
+    #[inline]
+    pub fn vlan(&self) -> Option<u16> {
+        self.known.contains(Known::VLAN).then_some(self.vlan)
+    }
+
+    /// The RSS hash where the device computed one.
+    #[inline]
+    pub fn rss_hash(&self) -> Option<u32> {
+        self.known.contains(Known::RSS_HASH).then_some(self.rss_hash)
+    }
+
+    /// When it arrived, where somebody measured it.
+    #[inline]
+    pub fn timestamp(&self) -> Option<Timestamp> {
+        let stamp = Timestamp { ns: self.arrived, domain: ClockDomain::Process };
+        self.known.contains(Known::TIMESTAMP).then_some(stamp)
+    }
+}
+
+/// A further buffer of a chained frame. The poll loop gives the buffer named here back to the device when the handler returns.
 #[derive(Debug, Clone)]
 pub(crate) struct Segment {
     pub(crate) buffer: Cell<BufferId>,
+    /// The buffer that the device wrote; another one stands in `buffer` once the frame was taken.
+    original: BufferId,
     pub(crate) len: u16,
 }
 
+impl Segment {
+    /// The first `len` bytes of `buffer`.
+    pub(crate) fn new(buffer: BufferId, len: u16) -> Self {
+        Self { buffer: Cell::new(buffer), original: buffer, len }
+    }
+}
+
+/// Lets go of the buffers of a frame that was taken, with all its segments: what the handler borrowed of it is gone.
+#[cold]
+fn settle(pool: &Pool, first: BufferId, rest: &[Segment]) {
+    pool.release(first);
+    rest.iter().for_each(|segment| pool.release(segment.original));
+}
+
 /// A received frame, lent in place for the time of the handler's call.
-pub struct Frame<'a> {
+pub struct Frame<'a>(&'a Lent<'a>);
+
+/// What a poll loop lends; put together once, where it stays while handlers pass the frame on.
+struct Lent<'a> {
+    /// The first segment.
+    bytes: &'a [u8],
     pool: &'a Pool,
-    head: &'a Segment,
+    /// Names the first segment's buffer.
+    buffer: &'a Cell<BufferId>,
     rest: &'a [Segment],
-    meta: &'a FrameMeta,
+    meta: FrameMeta,
 }
 
 impl<'a> Frame<'a> {
-    /// A frame in `head` and the chained buffers `rest`.
+    /// Lends a frame to `handler`: its first `bytes` lie in `buffer`, the others in the chained buffers `rest`. Where the handler takes the frame, fresh
+    /// buffers stand in these cells afterwards.
     ///
     /// # Safety
-    /// The device must have finished with all these buffers, and they must not be posted again before `'a` ends.
-    #[inline]
-    pub(crate) unsafe fn new(pool: &'a Pool, head: &'a Segment, rest: &'a [Segment], meta: &'a FrameMeta) -> Self {
-        Self { pool, head, rest, meta }
+    /// The device must have finished with all these buffers, and they must not be posted again before this returns.
+    #[inline(always)]
+    pub(crate) unsafe fn lend(
+        pool: &'a Pool,
+        (buffer, bytes): (&'a Cell<BufferId>, &'a [u8]),
+        rest: &'a [Segment],
+        meta: FrameMeta,
+        handler: impl FnOnce(Frame<'_>),
+    ) {
+        let first = buffer.get();
+        handler(Frame(&Lent { bytes, pool, buffer, rest, meta }));
+        // Only from here on may the buffers of a frame that was taken be written again. A handler that panics has them lost to the pool.
+        if buffer.get() != first {
+            settle(pool, first, rest);
+        }
     }
 
     /// What is known about the frame.
     #[inline]
-    pub fn meta(&self) -> &'a FrameMeta {
-        self.meta
+    pub fn meta(&self) -> &FrameMeta {
+        &self.0.meta
     }
 
     /// The bytes of the first segment: all of the frame where [`Frame::is_chained`] is false.
     #[inline]
     pub fn bytes(&self) -> &'a [u8] {
-        // SAFETY: by the promise made to `new`, nobody writes to the buffer before `'a` ends.
-        unsafe { self.pool.bytes(self.head.buffer.get(), self.head.len) }
+        self.0.bytes
     }
 
     /// Whether the frame goes on in further segments.
     #[inline]
     pub fn is_chained(&self) -> bool {
-        !self.rest.is_empty()
+        !self.0.rest.is_empty()
     }
 
     /// The bytes, segment by segment.
     #[inline]
     pub fn segments(&self) -> impl Iterator<Item = &'a [u8]> {
-        let pool = self.pool;
-        // SAFETY: as in `bytes`.
-        std::iter::once(self.head).chain(self.rest).map(move |s| unsafe { pool.bytes(s.buffer.get(), s.len) })
+        let Lent { pool, rest, bytes, .. } = self.0;
+        // SAFETY: by the promise made to `lend`, nobody writes to the buffers before `'a` ends.
+        let rest = rest.iter().map(move |segment| unsafe { pool.bytes(segment.buffer.get(), segment.len) });
+        std::iter::once(*bytes).chain(rest)
     }
 
     /// Takes the frame out of the ring to keep it. Fresh buffers take its place there; when the pool has none left, the frame
     /// stays lent and comes back as the error.
     #[inline]
     pub fn take(self) -> Result<OwnedFrame, Self> {
-        if self.pool.available() <= self.rest.len() {
+        let Lent { bytes, pool, buffer, rest, meta } = *self.0;
+        if pool.available() <= rest.len() {
             return Err(self);
         }
         let mut segments = ArrayVec::new();
-        for segment in std::iter::once(self.head).chain(self.rest) {
-            if let Some(fresh) = self.pool.take_id() {
+        let start = pool.start_of(buffer.get(), bytes);
+        let first = std::iter::once((buffer, start.saturating_add(bytes.len() as u16)));
+        for (buffer, len) in first.chain(rest.iter().map(|segment| (&segment.buffer, segment.len))) {
+            if let Some(fresh) = pool.take_id() {
+                let taken = buffer.replace(fresh);
+                // Slices of the frame live until the handler returns, even if the taken frame does not: `lend` holds the buffer until then.
+                pool.retain(taken);
                 // A frame has at most MAX_SEGMENTS segments, so the push always succeeds.
-                let _ = segments.try_push((segment.buffer.replace(fresh), segment.len));
+                let _ = segments.try_push((taken, len));
             }
         }
-        Ok(OwnedFrame { pool: self.pool.clone(), segments, meta: *self.meta })
+        Ok(OwnedFrame { pool: pool.clone(), start, segments, meta })
     }
 }
 
 /// A received frame that was taken. Its buffers return to the pool when it is dropped; it cannot leave its thread.
 pub struct OwnedFrame {
     pool: Pool,
+    /// Bytes of the first buffer before the frame's, such as a header of the device's own.
+    start: u16,
     segments: ArrayVec<(BufferId, u16), MAX_SEGMENTS>,
     meta: FrameMeta,
 }
@@ -143,10 +218,21 @@ impl OwnedFrame {
         &self.meta
     }
 
+    /// The bytes of the first segment: all of a frame that was not chained.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        self.segments().next().unwrap_or_default()
+    }
+
     /// The bytes, segment by segment.
+    #[inline]
     pub fn segments(&self) -> impl Iterator<Item = &[u8]> {
-        // SAFETY: `Frame::take` moved these buffers out of the ring, so the device does not write to them.
-        self.segments.iter().map(|&(id, len)| unsafe { self.pool.bytes(id, len) })
+        let mut start = usize::from(self.start);
+        self.segments.iter().map(move |&(id, len)| {
+            // SAFETY: `Frame::take` moved these buffers out of the ring, so the device does not write to them.
+            let bytes = unsafe { self.pool.bytes(id, len) };
+            bytes.get(std::mem::take(&mut start)..).unwrap_or_default()
+        })
     }
 }
 

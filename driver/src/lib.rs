@@ -9,19 +9,31 @@
 //! physical function behind VFIO.
 
 pub mod bus;
+mod checksum;
 pub mod clock;
+mod counters;
 pub mod dma;
+pub mod e1000;
 mod error;
 mod frame;
+mod groups;
+pub mod huge;
+pub mod interrupt;
 pub mod ixgbe;
 pub mod mmio;
 pub mod pool;
 mod port;
+pub mod regs;
 pub mod ring;
+pub mod soft;
+pub mod tap;
+mod vfio_kernel;
+pub mod virtio;
+mod watchdog;
 
 pub use error::Error;
 pub use frame::{Checksum, ClockDomain, Frame, FrameMeta, MAX_FRAME_LEN, OwnedFrame, Timestamp};
 pub use port::{
-    ChecksumOffload, Link, MacAddress, Port, PortEvent, PortStats, QueueFault, QueuePair, RxQueue, TxError, TxMeta,
-    TxQueue,
+    ChecksumOffload, Link, MacAddress, Port, PortConfig, PortEvent, PortLimits, PortStats, QueueFault, QueuePair,
+    RxQueue, TxError, TxMeta, TxQueue,
 };

@@ -11,12 +11,45 @@ use std::time::{Duration, Instant};
 /// The value a register reads when the device has left the bus (PCIe completes such reads with all ones).
 pub const ALL_ONES: u32 = u32::MAX;
 
-/// A device's registers, emulated in this process or at the other end of a socket.
+/// The width of a register or configuration-space access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// One byte.
+    Byte,
+    /// Two bytes, at an even offset.
+    Word,
+    /// Four bytes, at an offset divisible by four.
+    Dword,
+}
+
+impl Width {
+    /// The width in bytes.
+    #[inline]
+    pub const fn bytes(self) -> u16 {
+        match self {
+            Self::Byte => 1,
+            Self::Word => 2,
+            Self::Dword => 4,
+        }
+    }
+
+    /// The bits that an access of this width carries.
+    #[inline]
+    pub const fn mask(self) -> u32 {
+        match self {
+            Self::Byte => 0xFF,
+            Self::Word => 0xFFFF,
+            Self::Dword => u32::MAX,
+        }
+    }
+}
+
+/// A device's registers, emulated in this process or at the other end of a socket. Offsets are bytes into the BAR and aligned to the width.
 pub trait Registers: Send + Sync {
-    /// Reads the 32-bit register at `offset` (bytes into the BAR).
-    fn read32(&self, offset: u32) -> u32;
-    /// Writes the 32-bit register at `offset` (bytes into the BAR). A doorbell runs the device on the caller's thread.
-    fn write32(&self, offset: u32, value: u32);
+    /// Reads the register at `offset`; bits beyond `width` are zero.
+    fn read(&self, offset: u32, width: Width) -> u32;
+    /// Writes the register at `offset`. A doorbell runs an in-process device on the caller's thread.
+    fn write(&self, offset: u32, width: Width, value: u32);
 }
 
 /// Why a register access failed.
@@ -92,40 +125,76 @@ impl Mmio {
         self.len == 0
     }
 
-    /// Reads the register at `offset`; an offset outside the window reads [`ALL_ONES`], as the bus would answer.
+    /// Reads the register at `offset`; an offset outside the window reads all ones, as the bus would answer.
     #[inline]
-    pub fn read32(&self, offset: u32) -> u32 {
-        if !self.holds(offset) {
-            return ALL_ONES;
+    pub fn read(&self, offset: u32, width: Width) -> u32 {
+        if !self.holds(offset, width) {
+            return width.mask();
         }
         match &self.kind {
-            // SAFETY: `holds` keeps the access inside the mapping and aligned; the mapping is alive by `_owner`.
-            Kind::Mapped { base, .. } => unsafe { base.add(offset as usize).cast::<u32>().read_volatile() },
-            Kind::Emulated(registers) => registers.read32(offset),
+            Kind::Mapped { base, .. } => {
+                // SAFETY: `holds` keeps the access inside the mapping and aligned; the mapping is alive by `_owner`.
+                unsafe {
+                    let place = base.add(offset as usize);
+                    match width {
+                        Width::Byte => place.read_volatile().into(),
+                        Width::Word => place.cast::<u16>().read_volatile().into(),
+                        Width::Dword => place.cast::<u32>().read_volatile(),
+                    }
+                }
+            }
+            Kind::Emulated(registers) => registers.read(offset, width),
         }
     }
 
     /// Writes the register at `offset`; an offset outside the window is dropped, as the bus would drop it.
     #[inline]
-    pub fn write32(&self, offset: u32, value: u32) {
-        if !self.holds(offset) {
+    pub fn write(&self, offset: u32, width: Width, value: u32) {
+        if !self.holds(offset, width) {
             return;
         }
         match &self.kind {
-            // SAFETY: as in `read32`.
-            Kind::Mapped { base, .. } => unsafe { base.add(offset as usize).cast::<u32>().write_volatile(value) },
-            Kind::Emulated(registers) => registers.write32(offset, value),
+            Kind::Mapped { base, .. } => {
+                // SAFETY: as in `read`.
+                unsafe {
+                    let place = base.add(offset as usize);
+                    match width {
+                        Width::Byte => place.write_volatile(value as u8),
+                        Width::Word => place.cast::<u16>().write_volatile(value as u16),
+                        Width::Dword => place.cast::<u32>().write_volatile(value),
+                    }
+                }
+            }
+            Kind::Emulated(registers) => registers.write(offset, width, value),
         }
+    }
+
+    /// Reads the 32-bit register at `offset`.
+    #[inline]
+    pub fn read32(&self, offset: u32) -> u32 {
+        self.read(offset, Width::Dword)
+    }
+
+    /// Writes the 32-bit register at `offset`.
+    #[inline]
+    pub fn write32(&self, offset: u32, value: u32) {
+        self.write(offset, Width::Dword, value);
     }
 
     /// Rings a doorbell: everything written to ring memory and buffers before is visible to the device first.
     #[inline]
     pub fn doorbell32(&self, offset: u32, value: u32) {
-        dma_write_barrier();
-        self.write32(offset, value);
+        self.doorbell(offset, Width::Dword, value);
     }
 
-    /// Reads `register` until `done` holds, for at most `limit`.
+    /// As [`Mmio::doorbell32`], for devices with doorbells of another width.
+    #[inline]
+    pub fn doorbell(&self, offset: u32, width: Width, value: u32) {
+        dma_write_barrier();
+        self.write(offset, width, value);
+    }
+
+    /// Reads the 32-bit `register` until `done` holds, for at most `limit`.
     ///
     /// # Errors
     /// [`MmioError::Gone`] when the register reads all ones, [`MmioError::Timeout`] when `limit` has passed.
@@ -137,28 +206,37 @@ impl Mmio {
         limit: Duration,
         done: impl Fn(u32) -> bool,
     ) -> Result<u32, MmioError> {
-        let start = Instant::now();
-        let mut pause = Duration::from_micros(1);
-        loop {
-            let value = self.read32(offset);
-            if value == ALL_ONES {
-                return Err(MmioError::Gone { register, offset });
-            }
-            if done(value) {
-                return Ok(value);
-            }
-            let waited = start.elapsed();
-            if waited >= limit {
-                let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-                return Err(MmioError::Timeout { register, offset, value, waited_us, what });
-            }
-            std::thread::sleep(pause.min(limit - waited));
-            pause = (pause * 2).min(Duration::from_millis(1));
-        }
+        self.wait_for(register, (offset, Width::Dword), what, limit, done)
     }
 
-    fn holds(&self, offset: u32) -> bool {
-        offset.is_multiple_of(4) && offset < self.len
+    /// As [`Mmio::wait`], for a register of another width.
+    ///
+    /// # Errors
+    /// As [`Mmio::wait`].
+    pub fn wait_for(
+        &self,
+        register: &'static str,
+        (offset, width): (u32, Width),
+        what: &'static str,
+        limit: Duration,
+        done: impl Fn(u32) -> bool,
+    ) -> Result<u32, MmioError> {
+        let mut value = 0;
+        let answer = wait_until(limit, || {
+            value = self.read(offset, width);
+            if value == width.mask() {
+                return Some(Err(MmioError::Gone { register, offset }));
+            }
+            done(value).then_some(Ok(value))
+        });
+        let waited_us = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+        answer.unwrap_or(Err(MmioError::Timeout { register, offset, value, waited_us, what }))
+    }
+
+    #[inline]
+    fn holds(&self, offset: u32, width: Width) -> bool {
+        let bytes = u32::from(width.bytes());
+        offset & (bytes - 1) == 0 && offset < self.len && bytes <= self.len - offset
     }
 }
 
@@ -169,6 +247,23 @@ impl std::fmt::Debug for Mmio {
             Kind::Emulated(_) => "emulated",
         };
         write!(f, "Mmio({kind}, {} bytes)", self.len)
+    }
+}
+
+/// Asks `look` until it answers, for at most `limit`, and sleeps in between, longer each time.
+pub(crate) fn wait_until<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    let mut pause = Duration::from_micros(1);
+    loop {
+        if let Some(answer) = look() {
+            return Some(answer);
+        }
+        let waited = start.elapsed();
+        if waited >= limit {
+            return None;
+        }
+        std::thread::sleep(pause.min(limit - waited));
+        pause = (pause * 2).min(Duration::from_millis(1));
     }
 }
 
@@ -185,6 +280,18 @@ pub fn dma_write_barrier() {
     }
     #[cfg(not(target_arch = "aarch64"))]
     std::sync::atomic::compiler_fence(Ordering::SeqCst);
+}
+
+/// Orders earlier writes to DMA memory before later reads of it: a flag is set, and then what the device did before it saw the flag is looked at.
+#[inline]
+pub fn dma_full_barrier() {
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as in `dma_write_barrier`.
+    unsafe {
+        std::arch::asm!("dmb osh", options(nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    fence(Ordering::SeqCst);
 }
 
 /// Orders an earlier read of a descriptor's done bit before later reads of what the device wrote.

@@ -4,11 +4,14 @@
 //! can reach them. A buffer has one count for its handle and one for every descriptor that points at it; it is free when all are gone.
 
 use std::cell::Cell;
+use std::marker::PhantomData;
+use std::mem::{self, ManuallyDrop};
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
 use crate::dma::{DmaAllocator, DmaError, DmaMemory};
+use crate::frame::{Frame, FrameMeta};
 
 /// How many buffers a pool has, and for whom.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +76,7 @@ impl Pool {
     #[inline]
     pub fn take(&self) -> Option<Buffer> {
         let id = self.take_id()?;
-        Some(Buffer { pool: self.clone(), id })
+        Some(Buffer { pool: self.clone(), id: Cell::new(id) })
     }
 
     /// Takes a buffer with one reference.
@@ -125,6 +128,25 @@ impl Pool {
         unsafe { std::slice::from_raw_parts(self.address(id).as_ptr(), usize::from(len).min(BUFFER_LEN)) }
     }
 
+    /// Copies the first bytes of a buffer out, as a device's DMA read does; what is beyond the buffer stays as it was.
+    pub(crate) fn copy_out(&self, id: BufferId, into: &mut [u8]) {
+        let len = into.len().min(BUFFER_LEN);
+        if let Some(into) = into.get_mut(..len) {
+            self.0.memory.region().read(id.0 as usize * BUFFER_LEN, into);
+        }
+    }
+
+    /// How many bytes of buffer `id` lie before `bytes`, which are some of it.
+    pub(crate) fn start_of(&self, id: BufferId, bytes: &[u8]) -> u16 {
+        bytes.as_ptr().addr().wrapping_sub(self.address(id).addr().get()) as u16
+    }
+
+    /// The buffers, borrowed: a loop over them keeps both base addresses in registers.
+    #[inline]
+    pub(crate) fn view(&self) -> PoolView<'_> {
+        PoolView { base: self.0.base, iova: self.0.memory.iova(), pool: PhantomData }
+    }
+
     #[inline]
     fn address(&self, id: BufferId) -> NonNull<u8> {
         // SAFETY: ids are below the capacity, and the memory holds `capacity * BUFFER_LEN` bytes.
@@ -138,19 +160,74 @@ impl Pool {
     }
 }
 
+/// Where the buffers of a pool are, for us and for the device.
+#[derive(Clone, Copy)]
+pub(crate) struct PoolView<'a> {
+    base: NonNull<u8>,
+    iova: u64,
+    pool: PhantomData<&'a Pool>,
+}
+
+impl<'a> PoolView<'a> {
+    /// The device's address of the buffer.
+    #[inline]
+    pub fn iova(self, id: BufferId) -> u64 {
+        self.iova + u64::from(id.0) * BUFFER_LEN as u64
+    }
+
+    /// The first `len` bytes of a buffer.
+    ///
+    /// # Safety
+    /// `len` must be at most [`BUFFER_LEN`]; the buffer must not be writable by the device or through a [`Buffer`] while the slice lives.
+    #[inline]
+    pub unsafe fn bytes(self, id: BufferId, len: u16) -> &'a [u8] {
+        // SAFETY: the id is in range by construction and the length by the caller's promise, so the slice is inside the pool's memory, which
+        // the borrowed pool keeps alive; that nobody writes is the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(id.0 as usize * BUFFER_LEN), len.into()) }
+    }
+}
+
 /// A writable buffer, held by nobody else. Dropped, it returns to its pool.
 pub struct Buffer {
     pool: Pool,
-    id: BufferId,
+    /// Changes only while the buffer is lent: see [`Buffer::lend`].
+    id: Cell<BufferId>,
 }
 
 impl Buffer {
     /// Gives the reference to the caller, who passes it on to a descriptor.
     #[inline]
     pub(crate) fn into_id(self) -> BufferId {
-        let id = self.id;
-        self.pool.retain(id);
-        id
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not dropped and not used again, so the handle has one owner.
+        let pool = unsafe { ptr::read(&raw const this.pool) };
+        // The queue that takes the buffer over holds the pool as well. Were this the last handle, the pool must outlive the descriptor; and the
+        // compiler sees that nothing is freed here.
+        if Rc::strong_count(&pool.0) == 1 {
+            mem::forget(pool);
+        }
+        this.id.get()
+    }
+
+    /// Shares the buffer between a descriptor that sends its first `len` bytes and the handle that is returned.
+    #[inline]
+    pub(crate) fn into_retained(self, len: u16) -> Retained {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not dropped and not used again, so the handle has one owner.
+        let pool = unsafe { ptr::read(&raw const this.pool) };
+        let id = this.id.get();
+        pool.retain(id);
+        Retained { pool, id, len }
+    }
+
+    /// Lends the first `meta.len` bytes as a received frame. If the handler takes it, a fresh buffer is here afterwards.
+    #[inline]
+    pub(crate) fn lend(&mut self, meta: FrameMeta, handler: impl FnOnce(Frame<'_>)) {
+        // SAFETY: no device knows of the buffer, and `&mut self` keeps everybody else from writing to it while the frame lives.
+        unsafe {
+            let bytes = self.pool.bytes(self.id.get(), meta.len);
+            Frame::lend(&self.pool, (&self.id, bytes), &[], meta, handler);
+        }
     }
 
     /// Whether the buffer belongs to `pool`.
@@ -166,7 +243,7 @@ impl Deref for Buffer {
     #[inline]
     fn deref(&self) -> &Self::Target {
         // SAFETY: in bounds as in `address`, any alignment will do for bytes; a `Buffer` is the only holder.
-        unsafe { self.pool.address(self.id).cast::<[u8; BUFFER_LEN]>().as_ref() }
+        unsafe { self.pool.address(self.id.get()).cast::<[u8; BUFFER_LEN]>().as_ref() }
     }
 }
 
@@ -174,14 +251,14 @@ impl DerefMut for Buffer {
     #[inline]
     fn deref_mut(&mut self) -> &mut Self::Target {
         // SAFETY: as in `deref`; `&mut self` makes the access exclusive.
-        unsafe { self.pool.address(self.id).cast::<[u8; BUFFER_LEN]>().as_mut() }
+        unsafe { self.pool.address(self.id.get()).cast::<[u8; BUFFER_LEN]>().as_mut() }
     }
 }
 
 impl Drop for Buffer {
     #[inline]
     fn drop(&mut self) {
-        self.pool.release(self.id);
+        self.pool.release(self.id.get());
     }
 }
 
@@ -193,13 +270,6 @@ pub struct Retained {
 }
 
 impl Retained {
-    /// Shares `id` (adds a reference for the handle) as a sent frame of `len` bytes.
-    #[inline]
-    pub(crate) fn new(pool: &Pool, id: BufferId, len: u16) -> Self {
-        pool.retain(id);
-        Self { pool: pool.clone(), id, len }
-    }
-
     /// The buffer, for a descriptor that sends it again; the caller adds the descriptor's reference.
     #[inline]
     pub(crate) fn id(&self) -> BufferId {
@@ -221,7 +291,7 @@ impl Retained {
             return Err(self);
         }
         self.pool.retain(self.id);
-        Ok(Buffer { pool: self.pool.clone(), id: self.id })
+        Ok(Buffer { pool: self.pool.clone(), id: Cell::new(self.id) })
     }
 
     /// Whether the handle belongs to `pool`.

@@ -6,7 +6,8 @@ use std::fmt;
 use crate::clock::Nanos;
 use crate::error::Error;
 use crate::frame::Frame;
-use crate::pool::{Buffer, Pool, Retained};
+use crate::interrupt::Interrupt;
+use crate::pool::{Buffer, Pool, PoolPlan, Retained};
 
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,7 +37,7 @@ pub enum Link {
     Down,
     /// Carrier, at this many Mb/s.
     Up {
-        /// Megabits a second.
+        /// Megabits a second; zero where the device does not say.
         speed_mbps: u32,
     },
 }
@@ -66,11 +67,95 @@ pub struct PortStats {
 pub enum PortEvent {
     /// The link changed.
     Link(Link),
-    /// A transmit queue has work that the device has not touched for a while; close the queues and reset the port.
+    /// A transmit queue has work that the device has not touched for a while though the link is up; close the queues and reset the port.
     TransmitStuck {
         /// The queue.
         queue: u16,
     },
+    /// Somebody wants the device back, such as a hot-unplug: close the queues and drop the port.
+    RemovalRequested,
+}
+
+/// What a port is opened with. Every driver holds it against its [`PortLimits`].
+#[derive(Debug, Clone, Copy)]
+pub struct PortConfig {
+    /// Queue pairs that may be opened.
+    pub queues: u16,
+    /// Descriptors of a receive ring, a power of two.
+    pub rx_descriptors: u32,
+    /// Descriptors of a transmit ring, a power of two.
+    pub tx_descriptors: u32,
+    /// Received frames that handlers may keep at a time, in buffers; at most 65,536.
+    pub kept_frames: u32,
+    /// Sent frames that may be retained or parked at a time, in buffers; at most 65,536.
+    pub retained_frames: u32,
+    /// The longest frame to receive, in bytes without FCS, from 64 on.
+    pub max_frame: u16,
+}
+
+impl Default for PortConfig {
+    fn default() -> Self {
+        Self {
+            queues: 1,
+            rx_descriptors: 1024,
+            tx_descriptors: 1024,
+            kept_frames: 256,
+            retained_frames: 256,
+            max_frame: 1522,
+        }
+    }
+}
+
+/// What a family of devices allows.
+#[derive(Debug, Clone, Copy)]
+pub struct PortLimits {
+    /// Queue pairs, at most.
+    pub queues: u16,
+    /// Descriptors of a ring, from and to, both powers of two.
+    pub ring: (u32, u32),
+    /// The longest frame, in bytes without FCS.
+    pub max_frame: usize,
+}
+
+impl PortConfig {
+    /// Holds every value against what the device allows.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] with the first value that is out of range and what is allowed.
+    pub fn check(&self, limits: &PortLimits) -> Result<(), Error> {
+        const HELD: u32 = 1 << 16;
+        let refuse = |what, value: u64, allowed| Err(Error::InvalidConfig { what, value, allowed });
+        let (least, most) = limits.ring;
+        for (what, size) in [("receive ring", self.rx_descriptors), ("transmit ring", self.tx_descriptors)] {
+            if !(least..=most).contains(&size) || !size.is_power_of_two() {
+                return refuse(
+                    what,
+                    size.into(),
+                    format!("a ring has a power of two from {least} to {most} descriptors"),
+                );
+            }
+        }
+        if !(1..=limits.queues).contains(&self.queues) {
+            return refuse("queues", self.queues.into(), format!("1 to {} queue pairs are allowed", limits.queues));
+        }
+        if !(64..=limits.max_frame).contains(&self.max_frame.into()) {
+            return refuse("max_frame", self.max_frame.into(), format!("64 to {} bytes are allowed", limits.max_frame));
+        }
+        let held = self.kept_frames.max(self.retained_frames);
+        if held > HELD {
+            return refuse("kept or retained frames", held.into(), format!("at most {HELD} are allowed"));
+        }
+        Ok(())
+    }
+
+    /// The buffers of one queue pair, consumer by consumer.
+    pub(crate) fn pool_plan(&self) -> PoolPlan {
+        PoolPlan::default()
+            .consumer("receive ring", self.rx_descriptors)
+            .consumer("received frames kept by handlers", self.kept_frames)
+            .consumer("transmit ring", self.tx_descriptors)
+            .consumer("sent frames retained, or parked", self.retained_frames)
+    }
 }
 
 /// One receive and one transmit queue with the pool they share. Belongs to the thread that opened it.
@@ -93,6 +178,9 @@ pub trait Port: Send {
 
     /// Stops a queue pair in order: frames that were committed leave, then no DMA is in flight any more.
     fn close_queue(&mut self, pair: QueuePair<Self::Rx, Self::Tx>) -> Result<(), Error>;
+
+    /// Makes queue `index`, which must be open, interrupt when frames arrive while it is armed: see [`RxQueue::arm_interrupt`].
+    fn interrupt(&mut self, index: u16) -> Result<Interrupt, Error>;
 
     /// The station address.
     fn mac(&self) -> MacAddress;
@@ -143,6 +231,16 @@ pub trait RxQueue {
     /// When the device wrote something impossible. The queue is stopped then; memory is intact.
     fn poll(&mut self, budget: u32, handler: impl FnMut(Frame<'_>)) -> Result<u32, QueueFault>;
 
+    /// Whether nothing has arrived, where that is known at a glance: a poll would find no frame.
+    #[inline]
+    fn is_quiet(&self) -> bool {
+        false
+    }
+
+    /// Asks for one interrupt when the next frame arrives. Frames that are there already may raise none: poll once more before sleeping.
+    /// Costs register writes; meant for the way to sleep.
+    fn arm_interrupt(&mut self);
+
     /// The pool that received frames live in.
     fn pool(&self) -> &Pool;
 }
@@ -188,6 +286,9 @@ pub enum TxError {
     /// The length is zero or beyond the buffer.
     #[error("frame length is zero or longer than its buffer")]
     BadLength,
+    /// The device broke the contract of its descriptors; [`Port::service`] says how.
+    #[error("transmit queue was stopped by a fault of the device; close the queue and reset the port")]
+    Stopped,
     /// The buffer is from another queue pair's pool.
     #[error("buffer belongs to another queue pair")]
     ForeignBuffer,
@@ -212,6 +313,12 @@ pub trait TxQueue {
 
     /// Takes finished descriptors back and frees their buffers. Returns how many. `reserve` and `commit` call it when they run short.
     fn reclaim(&mut self) -> u32;
+
+    /// Does what can wait until there is nothing else to do: takes finished descriptors back, once there are enough to be worth it.
+    #[inline]
+    fn tidy(&mut self) {
+        self.reclaim();
+    }
 
     /// The pool that frames to send live in.
     fn pool(&self) -> &Pool;

@@ -15,6 +15,22 @@ pub trait Words {
     fn store(&self, index: usize, value: u64, order: Ordering);
 }
 
+/// Memory in which several parties write the same word.
+pub trait SharedWrites: Words {
+    /// Stores `new` in word `index` if it holds `current`, else tells what it holds. Orders both ways.
+    fn compare_exchange(&self, index: usize, current: u64, new: u64) -> Result<u64, u64>;
+}
+
+/// Memory that holds 16-bit words too. A byte is accessed in one of the two widths only: the memory model leaves a mixture undefined.
+pub trait Words16: Words {
+    /// Loads 16-bit word `index`.
+    fn load16(&self, index: usize, order: Ordering) -> u16;
+    /// Stores 16-bit word `index`.
+    fn store16(&self, index: usize, value: u16, order: Ordering);
+    /// Orders every earlier store before every later load.
+    fn full_barrier(&self);
+}
+
 /// Gives the 16-byte descriptor at `slot` to the device. The device looks at it only after the doorbell, which orders these stores.
 #[inline]
 pub fn post<W: Words>(words: &W, slot: u32, descriptor: [u64; 2]) {
@@ -23,16 +39,22 @@ pub fn post<W: Words>(words: &W, slot: u32, descriptor: [u64; 2]) {
     words.store(at + 1, descriptor[1], Ordering::Relaxed);
 }
 
-/// Takes the 16-byte descriptor at `slot` back if the device is done with it: `done` is a mask over the second word,
+/// Takes the 16-byte descriptor at `slot` back if the device is done with it: all bits of `done` are set in the second word,
 /// which the device writes last. Each word is loaded once, the one with the done bit first.
 #[inline]
 pub fn take_done<W: Words>(words: &W, slot: u32, done: u64) -> Option<[u64; 2]> {
     let at = slot as usize * 2;
     let last = words.load(at + 1, Ordering::Acquire);
-    if last & done == 0 {
+    if last & done != done {
         return None;
     }
     Some([words.load(at, Ordering::Relaxed), last])
+}
+
+/// Whether the device is done with the descriptor at `slot`, as [`take_done`] sees it; for those of which nothing else matters.
+#[inline]
+pub fn is_done<W: Words>(words: &W, slot: u32, done: u64) -> bool {
+    words.load(slot as usize * 2 + 1, Ordering::Acquire) & done == done
 }
 
 /// The two ends of a descriptor ring: free-running counts, one added when the driver posts, one when it takes back.
@@ -85,6 +107,13 @@ impl Indices {
     #[inline]
     pub fn peek(&self, ahead: u32) -> u32 {
         self.taken.wrapping_add(ahead) & self.mask
+    }
+
+    /// Counts `count` descriptors as taken back: so many are in flight.
+    #[inline]
+    pub fn advance_head_by(&mut self, count: u32) {
+        debug_assert!(count <= self.in_flight(), "took more than was posted");
+        self.taken = self.taken.wrapping_add(count);
     }
 
     /// Counts one descriptor as posted.

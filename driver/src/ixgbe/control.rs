@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use super::init::{self, RingPlace};
 use super::regs::{self, *};
-use super::{Config, DEVICES, INTEL, Rx, Tx};
-use crate::bus::{Bus, Width, config};
+use super::{Config, LIMITS, Rx, Tx};
+use crate::bus::{self, Bus, Width, config};
 use crate::clock::Nanos;
 use crate::dma::{DmaAllocator, DmaWords};
 use crate::error::Error;
+use crate::groups::Groups;
+use crate::interrupt::Interrupt;
 use crate::mmio::{ALL_ONES, Mmio, MmioError};
-use crate::pool::{Pool, PoolPlan};
+use crate::pool::Pool;
 use crate::port::{Link, MacAddress, Port, PortEvent, PortStats, QueuePair};
 use crate::ring::Indices;
-
-/// A transmit queue that has work and whose head has not moved for this long is stuck, in nanoseconds.
-const STUCK_AFTER: Nanos = 2_000_000_000;
+use crate::watchdog::Watch;
 
 /// An 82599 port.
 pub struct Ixgbe {
@@ -27,20 +27,11 @@ pub struct Ixgbe {
     config: Config,
     mac: MacAddress,
     promiscuous: bool,
-    /// How often each group was joined.
-    groups: BTreeMap<MacAddress, u32>,
+    groups: Groups,
     stats: PortStats,
     link: Link,
     /// The queues that are open.
     queues: BTreeMap<u16, Watch>,
-}
-
-/// What the watchdog remembers of a transmit queue.
-#[derive(Default)]
-struct Watch {
-    head: u32,
-    since: Nanos,
-    reported: bool,
 }
 
 impl Ixgbe {
@@ -49,17 +40,18 @@ impl Ixgbe {
     /// # Errors
     /// When it is not an 82599, when `config` is out of range, or when a register does not answer in time.
     pub fn open(bus: Arc<dyn Bus>, config: Config) -> Result<Self, Error> {
-        config.check()?;
+        config.check(&LIMITS)?;
         let vendor = bus.config_read(config::VENDOR_ID, Width::Word)? as u16;
         let device = bus.config_read(config::DEVICE_ID, Width::Word)? as u16;
-        if vendor != INTEL || !DEVICES.iter().any(|(id, _)| *id == device) {
+        if super::part(vendor, device).is_none() {
             return Err(Error::UnsupportedDevice { address: bus.address(), vendor, device, driver: "ixgbe" });
         }
-        let command = bus.config_read(config::COMMAND, Width::Word)?;
-        let wanted = config::COMMAND_MEMORY | config::COMMAND_BUS_MASTER;
-        bus.config_write(config::COMMAND, Width::Word, command | wanted)?;
+        bus::enable(&*bus, false)?;
         let mmio = bus.bar(0)?;
-        let mac = init::device(&mmio, config.max_frame)?;
+        // Where the way to the device broke, that is the reason, not what its registers read.
+        let mac =
+            init::device(&mmio, config.max_frame).or_else(|error| bus.check().map_err(Error::from).and(Err(error)))?;
+        bus::enable(&*bus, true)?;
         let allocator = DmaAllocator::new(Arc::clone(&bus));
         let mut port = Self {
             bus,
@@ -68,7 +60,7 @@ impl Ixgbe {
             config,
             mac,
             promiscuous: false,
-            groups: BTreeMap::new(),
+            groups: Groups::default(),
             stats: PortStats::default(),
             link: Link::Down,
             queues: BTreeMap::new(),
@@ -79,22 +71,15 @@ impl Ixgbe {
     }
 
     /// Room for a ring of `size` 16-byte descriptors.
-    fn ring(&self, name: &'static str, size: u32) -> Result<(Indices, DmaWords), Error> {
-        let indices = Indices::new(size).ok_or(Config::bad_ring(name, size))?;
+    fn ring(&self, name: &'static str, size: u32) -> Result<DmaWords, Error> {
         let memory = self.allocator.allocate(name, size as usize * 16)?;
-        let words = memory.into_words(size as usize * 2).ok_or(Config::bad_ring(name, size))?;
-        Ok((indices, words))
+        memory.into_words(size as usize * 2).ok_or_else(|| bad_ring(name, size))
     }
 
     /// Writes the filters anew: promiscuous or by address and hash (8.2.3.7.1, 7.1.1.1).
     fn program_filters(&self) {
         let open = if self.promiscuous { Fctrl::UPE | Fctrl::MPE } else { Fctrl::empty() };
-        let mut table = [0u32; 128];
-        for group in self.groups.keys() {
-            let (word, bit) = multicast_hash(*group);
-            table[usize::from(word)] |= bit;
-        }
-        for (index, word) in (0u16..).zip(table) {
+        for (index, word) in (0u16..).zip(self.groups.hash_table()) {
             self.mmio.write32(MTA.at(index), word);
         }
         self.mmio.write32(FCTRL.offset, (open | Fctrl::BAM).bits());
@@ -126,11 +111,8 @@ impl Ixgbe {
     }
 }
 
-/// Word and bit of a group in the hash table: address bits 47:36 (7.1.1.1.2, MO = 0).
-fn multicast_hash(group: MacAddress) -> (u16, u32) {
-    let [.., e, f] = group.0;
-    let hash = u16::from(e >> 4) | u16::from(f) << 4;
-    (hash >> 5, 1 << (hash & 31))
+fn bad_ring(name: &'static str, size: u32) -> Error {
+    Error::refused(name, size.into(), "a ring has a power of two of descriptors, and a buffer for each")
 }
 
 impl Port for Ixgbe {
@@ -140,28 +122,30 @@ impl Port for Ixgbe {
     fn open_queue(&mut self, index: u16) -> Result<QueuePair<Rx, Tx>, Error> {
         let free = index < self.config.queues && !self.queues.contains_key(&index);
         if !free {
-            let allowed = "a queue that is configured and not open";
-            return Err(Error::InvalidConfig { what: "queue", value: u64::from(index), allowed });
+            return Err(Error::refused("queue", index.into(), "a queue that is configured and not open"));
         }
         let config = &self.config;
-        let plan = PoolPlan::default()
-            .consumer("receive ring", config.rx_descriptors)
-            .consumer("received frames kept by handlers", config.kept_frames)
-            .consumer("transmit ring", config.tx_descriptors)
-            .consumer("sent frames retained, or parked", config.retained_frames);
-        let pool = Pool::new(&self.allocator, &plan)?;
-        let (rx_ring, rx_words) = self.ring("receive ring", config.rx_descriptors)?;
-        let (tx_ring, tx_words) = self.ring("transmit ring", config.tx_descriptors)?;
+        let pool = Pool::new(&self.allocator, &config.pool_plan())?;
+        let (rx_size, tx_size) = (config.rx_descriptors, config.tx_descriptors);
+        let (rx_words, tx_words) = (self.ring("receive ring", rx_size)?, self.ring("transmit ring", tx_size)?);
+        let tx_ring = Indices::new(tx_size).ok_or_else(|| bad_ring("transmit ring", tx_size))?;
         let stamps = self.bus.arrival_stamps(index);
         let doorbell = |register: Register| (self.mmio.clone(), register.at(index));
-        let rx = Rx::new(index, rx_ring, rx_words, pool.clone(), doorbell(RDT), stamps);
-        let mut rx = rx.ok_or(Config::bad_ring("receive ring", config.rx_descriptors))?;
+        let rx = Rx::new(index, rx_size, rx_words, pool.clone(), doorbell(RDT), stamps);
+        let mut rx = rx.ok_or_else(|| bad_ring("receive ring", rx_size))?;
         let tx = Tx::new(index, tx_ring, tx_words, pool, doorbell(TDT));
         let place = |words: &DmaWords| RingPlace { iova: words.iova(), bytes: words.byte_len() as u32 };
         // One queue leaves overflow to the packet buffer; with several, one slow queue must not hold up the others.
-        init::receive_queue(&self.mmio, index, &place(rx.words()), config.queues > 1)?;
-        rx.announce();
-        init::transmit_queue(&self.mmio, index, &place(tx.words()))?;
+        let mut opened = init::receive_queue(&self.mmio, index, &place(rx.words()), config.queues > 1);
+        if opened.is_ok() {
+            rx.announce();
+            opened = init::transmit_queue(&self.mmio, index, &place(tx.words()));
+        }
+        if let Err(error) = opened {
+            // The memory goes with the halves: a device that opened one of them, or will late, must not reach it.
+            let _ = init::stop_receive_queue(&self.mmio, index).and(init::stop_transmit_queue(&self.mmio, index));
+            return Err(error);
+        }
         self.queues.insert(index, Watch::default());
         Ok(QueuePair { rx, tx })
     }
@@ -182,6 +166,14 @@ impl Port for Ixgbe {
         transmit.and(receive)
     }
 
+    fn interrupt(&mut self, index: u16) -> Result<Interrupt, Error> {
+        if !self.queues.contains_key(&index) {
+            return Err(Error::refused("queue", index.into(), "a queue that is open"));
+        }
+        init::route_interrupt(&self.mmio, index);
+        Interrupt::new(Arc::clone(&self.bus), index)
+    }
+
     fn mac(&self) -> MacAddress {
         self.mac
     }
@@ -189,6 +181,8 @@ impl Port for Ixgbe {
     fn link(&self) -> Result<Link, Error> {
         let links = self.mmio.read32(LINKS.offset);
         if links == ALL_ONES {
+            // Where the way to the device broke, that is the reason, not what its registers read.
+            self.bus.check()?;
             return Err(MmioError::Gone { register: LINKS.name, offset: LINKS.offset }.into());
         }
         if !Links::from_bits_retain(links).contains(Links::UP) {
@@ -207,26 +201,15 @@ impl Port for Ixgbe {
     }
 
     fn join_multicast(&mut self, group: MacAddress) -> Result<(), Error> {
-        if !group.is_group() {
-            let value = group.0.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
-            return Err(Error::InvalidConfig {
-                what: "multicast address",
-                value,
-                allowed: "the group bit must be set",
-            });
+        if self.groups.join(group)? {
+            self.program_filters();
         }
-        *self.groups.entry(group).or_default() += 1;
-        self.program_filters();
         Ok(())
     }
 
     fn leave_multicast(&mut self, group: MacAddress) -> Result<(), Error> {
-        if let Some(joins) = self.groups.get_mut(&group) {
-            *joins -= 1;
-            if *joins == 0 {
-                self.groups.remove(&group);
-                self.program_filters();
-            }
+        if self.groups.leave(group) {
+            self.program_filters();
         }
         Ok(())
     }
@@ -242,6 +225,9 @@ impl Port for Ixgbe {
             self.link = link;
             notice(PortEvent::Link(link));
         }
+        if self.bus.removal_requested() {
+            notice(PortEvent::RemovalRequested);
+        }
         self.read_statistics();
         let length = self.config.tx_descriptors;
         for (&queue, watch) in &mut self.queues {
@@ -255,10 +241,7 @@ impl Port for Ixgbe {
                     limit: "it must be below the ring's length",
                 });
             }
-            if head != watch.head || head == tail {
-                *watch = Watch { head, since: now, reported: false };
-            } else if !watch.reported && now.saturating_sub(watch.since) >= STUCK_AFTER {
-                watch.reported = true;
+            if watch.is_stuck(head, tail, link, now) {
                 notice(PortEvent::TransmitStuck { queue });
             }
         }
@@ -267,12 +250,7 @@ impl Port for Ixgbe {
 
     fn reset(&mut self) -> Result<(), Error> {
         if !self.queues.is_empty() {
-            let value = self.queues.len() as u64;
-            return Err(Error::InvalidConfig {
-                what: "open queues",
-                value,
-                allowed: "close every queue before a reset",
-            });
+            return Err(Error::refused("open queues", self.queues.len() as u64, "close every queue before a reset"));
         }
         self.mac = init::device(&self.mmio, self.config.max_frame)?;
         self.program_filters();
@@ -290,16 +268,5 @@ impl Drop for Ixgbe {
                 log::warn!("{}: {error}", self.bus.address());
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn multicast_hash_takes_address_bits_47_to_36() {
-        // 01:00:5e:36:0c:6f: bits 47:36 are 0x6F0 (last byte, high nibble of the one before).
-        assert_eq!(multicast_hash(MacAddress([0x01, 0x00, 0x5E, 0x36, 0x0C, 0x6F])), (0x6F0 >> 5, 1 << (0x6F0 & 31)));
     }
 }

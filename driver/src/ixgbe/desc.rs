@@ -1,6 +1,7 @@
 //! Descriptor layouts: 16 bytes, two 64-bit words (82599 datasheet 7.1.6 and 7.2.3).
 #![forbid(unsafe_code)]
 
+use crate::frame::Known;
 use crate::port::{ChecksumOffload, TxMeta};
 
 /// A receive descriptor that gives the buffer at `iova` to the device; the write-back will cover both words.
@@ -16,6 +17,8 @@ pub struct ReceiveWriteBack(pub [u64; 2]);
 impl ReceiveWriteBack {
     /// The done bit, in the second word.
     pub const DONE: u64 = 1;
+    /// Done, and the frame ends here.
+    pub const WHOLE: u64 = Self::DONE | Self::END_OF_PACKET;
     const END_OF_PACKET: u64 = 1 << 1;
     const VLAN_TAKEN: u64 = 1 << 3;
     const L4_CHECKED: u64 = 1 << 5;
@@ -36,16 +39,33 @@ impl ReceiveWriteBack {
         (self.0[1] >> 32) as u16
     }
 
-    /// The 802.1Q tag that was taken out.
+    /// Whether a tag was taken out, and whether there is a hash: RSS type 0 is none.
     #[inline]
-    pub fn vlan(self) -> Option<u16> {
-        (self.0[1] & Self::VLAN_TAKEN != 0).then_some((self.0[1] >> 48) as u16)
+    pub fn known(self) -> Known {
+        let mut known = Known::empty();
+        known.set(Known::VLAN, self.0[1] & Self::VLAN_TAKEN != 0);
+        known.set(Known::RSS_HASH, self.0[0] & 0xF != 0);
+        known
     }
 
-    /// The RSS hash; absent for RSS type 0.
+    /// The 802.1Q tag that was taken out, if one was.
     #[inline]
-    pub fn rss_hash(self) -> Option<u32> {
-        (self.0[0] & 0xF != 0).then_some((self.0[0] >> 32) as u32)
+    pub fn tag(self) -> u16 {
+        (self.0[1] >> 48) as u16
+    }
+
+    /// The RSS hash, if there is one.
+    #[inline]
+    pub fn hash(self) -> u32 {
+        (self.0[0] >> 32) as u32
+    }
+
+    /// Bytes written into the buffer, where that is possible at all: 1 to `buffer_len`.
+    #[inline]
+    pub fn sound_len(self, buffer_len: u16) -> Option<u16> {
+        let len = self.len();
+        // Zero wraps around to the largest length, so one comparison refuses both ends.
+        (len.wrapping_sub(1) < buffer_len).then_some(len)
     }
 
     /// What the device says of the checksums.
@@ -54,13 +74,13 @@ impl ReceiveWriteBack {
         let bits = self.0[1] & (Self::IP_CHECKED | Self::L4_CHECKED | Self::IP_ERROR | Self::L4_ERROR);
         match bits {
             Self::BOTH_CHECKED => Verdict::Good,
-            _ if bits & Self::IP_ERROR != 0 => Verdict::Bad,
-            _ if bits & Self::L4_ERROR == 0 => Verdict::Unchecked,
-            _ if self.0[0] & Self::TYPE_UDP != 0 => Verdict::BadUdp,
-            _ => Verdict::Bad,
+            Self::ONLY_L4_BAD if self.0[0] & Self::TYPE_UDP != 0 => Verdict::BadUdp,
+            _ if bits & (Self::IP_ERROR | Self::L4_ERROR) != 0 => Verdict::Bad,
+            _ => Verdict::Unchecked,
         }
     }
 
+    const ONLY_L4_BAD: u64 = Self::BOTH_CHECKED | Self::L4_ERROR;
     const BOTH_CHECKED: u64 = Self::IP_CHECKED | Self::L4_CHECKED;
 }
 
@@ -113,9 +133,41 @@ impl Context {
 /// The done bit of a transmit descriptor, in the second word.
 pub const TRANSMIT_DONE: u64 = 1 << 32;
 
+/// What a frame asks for beside its length, in one word: frames of the same shape need the same context, and descriptors that differ in
+/// length only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape(u64);
+
+impl Shape {
+    /// The shape that `meta` asks for.
+    #[inline]
+    pub fn of(meta: &TxMeta) -> Self {
+        let vlan = meta.vlan.map_or(0, |tag| u64::from(tag) | 1 << 16);
+        Self(vlan << 32 | u64::from(meta.l3_len) << 16 | u64::from(meta.l2_len) << 8 | meta.checksum as u64)
+    }
+}
+
+/// The second word of a data descriptor (7.2.3.2.4) without its lengths.
+#[derive(Debug, Clone, Copy)]
+pub struct Template(u64);
+
+impl Template {
+    /// For frames of `meta`'s shape.
+    pub fn new(meta: &TxMeta, with_context: bool) -> Self {
+        Self(transmit(0, &TxMeta { len: 0, ..*meta }, with_context)[1])
+    }
+
+    /// The descriptor of a frame of `len` bytes.
+    #[inline]
+    pub fn descriptor(self, iova: u64, len: u16) -> [u64; 2] {
+        [iova, self.0 | u64::from(len) | u64::from(len) << PAYLEN_SHIFT]
+    }
+}
+
+const PAYLEN_SHIFT: u32 = 46;
+
 /// A data descriptor for a whole frame (7.2.3.2.4).
-#[inline]
-pub fn transmit(iova: u64, meta: &TxMeta, with_context: bool) -> [u64; 2] {
+fn transmit(iova: u64, meta: &TxMeta, with_context: bool) -> [u64; 2] {
     const TYPE_DATA: u64 = 3 << 20;
     const END_OF_PACKET: u64 = 1 << 24;
     const INSERT_FCS: u64 = 1 << 25;
@@ -125,8 +177,6 @@ pub fn transmit(iova: u64, meta: &TxMeta, with_context: bool) -> [u64; 2] {
     const CHECK_CONTEXT: u64 = 1 << 39;
     const INSERT_IP_CHECKSUM: u64 = 1 << 40;
     const INSERT_L4_CHECKSUM: u64 = 1 << 41;
-    const PAYLEN_SHIFT: u32 = 46;
-
     let len = u64::from(meta.len);
     let mut word = len | TYPE_DATA | END_OF_PACKET | INSERT_FCS | REPORT_STATUS | EXTENDED | len << PAYLEN_SHIFT;
     if with_context {
@@ -151,7 +201,9 @@ mod tests {
     fn write_back_fields_sit_where_the_datasheet_says() {
         let back = ReceiveWriteBack([0xDEAD_BEEF_0000_0211, 0x0064_05DC_0000_006B]);
         assert!(back.is_last());
-        assert_eq!((back.len(), back.vlan(), back.rss_hash()), (1500, Some(100), Some(0xDEAD_BEEF)));
+        assert_eq!((back.len(), back.tag(), back.hash()), (1500, 100, 0xDEAD_BEEF));
+        assert_eq!(back.known(), Known::VLAN | Known::RSS_HASH);
+        assert_eq!(ReceiveWriteBack([0xDEAD_BEEF_0000_0210, 0x0064_05DC_0000_0063]).known(), Known::empty());
         assert_eq!(back.verdict(), Verdict::Good);
     }
 
@@ -178,5 +230,21 @@ mod tests {
         let context = Context::needed(&meta).unwrap().words();
         assert_eq!(context, [7 << 16 | 14 << 9 | 20, 0x2020_0000 | 1 << 10 | 1 << 11]);
         assert_eq!(transmit(0, &meta, true)[1] >> 39 & 0x7, 0b111);
+        assert_eq!(Template::new(&meta, true).descriptor(0x1000, 60), transmit(0x1000, &meta, true));
+    }
+
+    #[test]
+    fn shapes_differ_where_descriptors_do() {
+        let meta = TxMeta { len: 60, checksum: ChecksumOffload::Ipv4Tcp, l2_len: 14, l3_len: 20, vlan: None };
+        assert_eq!(Shape::of(&meta), Shape::of(&TxMeta { len: 61, ..meta }));
+        for other in [
+            TxMeta { checksum: ChecksumOffload::Ipv4, ..meta },
+            TxMeta { l2_len: 18, ..meta },
+            TxMeta { l3_len: 24, ..meta },
+            TxMeta { vlan: Some(0), ..meta },
+            TxMeta { vlan: Some(7), ..meta },
+        ] {
+            assert_ne!(Shape::of(&meta), Shape::of(&other), "{other:?}");
+        }
     }
 }

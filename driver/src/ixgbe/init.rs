@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::regs::{self, *};
 use crate::error::Error;
+use crate::groups::HASH_WORDS;
 use crate::mmio::{ALL_ONES, Mmio, MmioError};
 use crate::port::MacAddress;
 
@@ -14,8 +15,6 @@ const RESET_SETTLE: Duration = Duration::from_millis(10);
 const WAIT: Duration = Duration::from_secs(1);
 /// A queue answers its enable bit within microseconds.
 const QUEUE_WAIT: Duration = Duration::from_millis(100);
-/// Multicast hash words, statistics rows.
-const MTA_WORDS: u16 = 128;
 
 /// 4.6.3: everything up to the point where queues can be opened.
 pub fn device(mmio: &Mmio, max_frame: u16) -> Result<MacAddress, Error> {
@@ -96,7 +95,7 @@ fn receive(mmio: &Mmio, max_frame: u16) {
     const CRC_LEN: u32 = 4;
     mmio.write32(RXCTRL.offset, 0);
     mmio.write32(FCTRL.offset, Fctrl::BAM.bits());
-    (0..MTA_WORDS).for_each(|word| mmio.write32(MTA.at(word), 0));
+    (0..HASH_WORDS).for_each(|word| mmio.write32(MTA.at(word), 0));
     mmio.write32(MCSTCTRL.offset, Mcstctrl::MFE.bits());
     mmio.write32(RXCSUM.offset, Rxcsum::PCSD.bits());
     let strip = Rdrxctl::CRCSTRIP | Rdrxctl::RSCACKC | Rdrxctl::FCOE_WRFIX;
@@ -166,6 +165,23 @@ pub fn stop_transmit_queue(mmio: &Mmio, queue: u16) -> Result<(), Error> {
         other => _ = other?,
     }
     set_queue(mmio, &TXDCTL, queue, mmio.read32(TXDCTL.at(queue)), false)
+}
+
+/// 7.3.4.3: MSI-X mode; the receive cause of `queue` goes to the vector of its number, which when it fires clears its cause (EIAC) and masks
+/// itself (EIAM with EIAME).
+pub fn route_interrupt(mmio: &Mmio, queue: u16) {
+    let mode = Gpie::MULTIPLE_MSIX | Gpie::EIAME | Gpie::PBA_SUPPORT;
+    mmio.write32(GPIE.offset, mmio.read32(GPIE.offset) | mode.bits());
+    // Two queues a register, receive in the lower byte of each half (8.2.3.5.16).
+    let (register, shift) = (IVAR.at(queue / 2), u32::from(queue % 2) * 16);
+    let others = mmio.read32(register) & !(0xFF << shift);
+    mmio.write32(register, others | (regs::IVAR_VALID | u32::from(queue)) << shift);
+    // Vectors 0 to 31 and 32 to 63 (8.2.3.5.8).
+    let half = EIAM_EX.at(queue / 32);
+    mmio.write32(half, mmio.read32(half) | 1 << (queue % 32));
+    if queue < regs::EIAC_VECTORS {
+        mmio.write32(EIAC.offset, mmio.read32(EIAC.offset) | 1 << queue);
+    }
 }
 
 /// Writes a queue's control register with the enable bit on or off and waits until the device agrees.

@@ -3,36 +3,8 @@
 
 use bitflags::bitflags;
 
-/// A register, or a row of equal ones.
-#[derive(Debug, Clone, Copy)]
-pub struct Register {
-    /// The datasheet's name.
-    pub name: &'static str,
-    /// Bytes into BAR 0, of the first of the row.
-    pub offset: u32,
-    /// Bytes from one of the row to the next.
-    pub stride: u32,
-    /// The datasheet's section.
-    pub section: &'static str,
-}
-
-impl Register {
-    /// The place of number `index` of the row.
-    #[inline]
-    pub const fn at(&self, index: u16) -> u32 {
-        self.offset + self.stride * index as u32
-    }
-}
-
-macro_rules! registers {
-    ($($(#[$doc:meta])* $name:ident = $text:literal @ $offset:literal $(+ $stride:literal)?, $section:literal;)*) => {
-        $($(#[$doc])* pub const $name: Register =
-            Register { name: $text, offset: $offset, stride: 0 $(+ $stride)?, section: $section };)*
-
-        /// Every register of this file, for holding the list against another.
-        pub const ALL: &[Register] = &[$($name),*];
-    };
-}
+pub use crate::regs::Register;
+use crate::regs::registers;
 
 registers! {
     /// Device control.
@@ -45,8 +17,18 @@ registers! {
     EEC = "EEC" @ 0x10010, "8.2.3.2.1";
     /// Interrupt causes; reading clears.
     EICR = "EICR" @ 0x00800, "8.2.3.5.1";
+    /// Queue causes that clear themselves when their vector fires.
+    EIAC = "EIAC" @ 0x00810, "8.2.3.5.3";
     /// Interrupt mask clear: a one disables a cause.
     EIMC = "EIMC" @ 0x00888, "8.2.3.5.6";
+    /// General interrupt mode.
+    GPIE = "GPIE" @ 0x00898, "8.2.3.5.18";
+    /// Interrupt vectors of the queues' causes, two queues a register.
+    IVAR = "IVAR" @ 0x00900 + 0x4, "8.2.3.5.16";
+    /// Interrupt mask set, by vector: a one enables it.
+    EIMS_EX = "EIMS_EX" @ 0x00AA0 + 0x4, "8.2.3.5.8";
+    /// Vectors that mask themselves when they fire.
+    EIAM_EX = "EIAM_EX" @ 0x00AD0 + 0x4, "8.2.3.5.10";
     /// Filter control.
     FCTRL = "FCTRL" @ 0x05080, "8.2.3.7.1";
     /// Multicast filter control.
@@ -155,6 +137,17 @@ bitflags! {
     pub struct CtrlExt: u32 {
         /// Do not snoop the cache.
         const NS_DIS = 1 << 16;
+    }
+
+    /// Bits of GPIE.
+    #[derive(Clone, Copy)]
+    pub struct Gpie: u32 {
+        /// MSI-X with several vectors.
+        const MULTIPLE_MSIX = 1 << 4;
+        /// Vectors in EIAM_EX mask themselves.
+        const EIAME = 1 << 30;
+        /// Pending bits as PCI wants them with MSI-X.
+        const PBA_SUPPORT = 1 << 31;
     }
 
     /// Bits of EEC.
@@ -286,6 +279,12 @@ pub fn srrctl(kib: u32, drop_enable: bool) -> u32 {
 
 /// DCA_RXCTRL bit 12: set at reset, must be cleared by software (8.2.3.11.1).
 pub const DCA_RXCTRL_MUST_CLEAR: u32 = 1 << 12;
+
+/// The bit of an IVAR entry that makes it count (8.2.3.5.16).
+pub const IVAR_VALID: u32 = 0x80;
+
+/// Vectors whose causes show in EICR and clear themselves only if EIAC says so; those above always do (8.2.3.5.3).
+pub const EIAC_VECTORS: u16 = 16;
 
 /// DTXMXSZRQ at its largest (bits 11:0).
 pub const DTXMXSZRQ_MAX: u32 = 0xFFF;

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use super::desc::{self, Context, TRANSMIT_DONE};
+use super::desc::{Context, Shape, TRANSMIT_DONE, Template};
 use crate::dma::DmaWords;
 use crate::mmio::Mmio;
 use crate::pool::{BUFFER_LEN, Buffer, BufferId, Pool, Retained};
@@ -12,6 +12,9 @@ use crate::ring::{self, Indices};
 
 /// The shortest frame the device takes, in bytes before padding; shorter ones can stall it (82599 datasheet 7.2.1.1).
 const MIN_FRAME_LEN: u16 = 17;
+
+/// Descriptors in flight from which on taking them back is worth the while.
+const WORTH_RECLAIMING: u32 = 32;
 
 /// What stands behind a descriptor.
 #[derive(Clone, Copy)]
@@ -34,6 +37,9 @@ pub struct Tx {
     announced: u32,
     /// The context the device holds: posted again only when a frame needs another.
     context: Option<Context>,
+    /// Of the last frame.
+    shape: Shape,
+    template: Template,
 }
 
 impl Tx {
@@ -45,7 +51,9 @@ impl Tx {
         (mmio, tail_register): (Mmio, u32),
     ) -> Self {
         let slots = vec![Cell::new(Slot::Context); ring.size() as usize].into_boxed_slice();
-        Self { queue, ring, words, slots, pool, mmio, tail_register, announced: 0, context: None }
+        let (plain, announced, context) = (TxMeta::default(), 0, None);
+        let (shape, template) = (Shape::of(&plain), Template::new(&plain, false));
+        Self { queue, ring, words, slots, pool, mmio, tail_register, announced, context, shape, template }
     }
 
     /// Where the ring is, for the device.
@@ -68,7 +76,7 @@ impl Tx {
     #[inline]
     fn post(&mut self, descriptor: [u64; 2], slot: Slot) {
         let tail = self.ring.tail();
-        ring::post(&self.words, tail, descriptor);
+        ring::post(&self.words.view(), tail, descriptor);
         if let Some(place) = self.slots.get(tail as usize) {
             place.set(slot);
         }
@@ -76,8 +84,18 @@ impl Tx {
     }
 
     /// Queues a frame; the descriptor takes over one reference to `id`.
-    #[inline]
+    #[inline(always)]
     fn queue_frame(&mut self, id: BufferId, meta: &TxMeta) {
+        let shape = Shape::of(meta);
+        if shape != self.shape {
+            self.reshape(meta, shape);
+        }
+        self.post(self.template.descriptor(self.pool.iova(id), meta.len), Slot::Frame(id));
+    }
+
+    /// The frame asks for something else than the last one.
+    #[cold]
+    fn reshape(&mut self, meta: &TxMeta, shape: Shape) {
         let context = Context::needed(meta);
         if let Some(wanted) = context
             && self.context != context
@@ -85,7 +103,7 @@ impl Tx {
             self.post(wanted.words(), Slot::Context);
             self.context = context;
         }
-        self.post(desc::transmit(self.pool.iova(id), meta, context.is_some()), Slot::Frame(id));
+        (self.shape, self.template) = (shape, Template::new(meta, context.is_some()));
     }
 
     /// Whether a frame with `meta` can be queued now.
@@ -135,7 +153,7 @@ impl TxQueue for Tx {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit_retained(&mut self, buffer: Buffer, meta: TxMeta) -> Result<Retained, (TxError, Buffer)> {
         if !buffer.is_from(&self.pool) {
             return Err((TxError::ForeignBuffer, buffer));
@@ -143,9 +161,8 @@ impl TxQueue for Tx {
         if let Err(error) = self.admit(&meta) {
             return Err((error, buffer));
         }
-        let id = buffer.into_id();
-        let retained = Retained::new(&self.pool, id, meta.len);
-        self.queue_frame(id, &meta);
+        let retained = buffer.into_retained(meta.len);
+        self.queue_frame(retained.id(), &meta);
         Ok(retained)
     }
 
@@ -169,21 +186,28 @@ impl TxQueue for Tx {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn reclaim(&mut self) -> u32 {
-        let before = self.ring.in_flight();
-        while self.ring.in_flight() > 0 {
-            let is_context = matches!(self.slots.get(self.ring.head() as usize).map(Cell::get), Some(Slot::Context));
-            let frame = self.ring.peek(u32::from(is_context));
-            if ring::take_done(&self.words, frame, TRANSMIT_DONE).is_none() {
+        let (words, in_flight) = (self.words.view(), self.ring.in_flight());
+        let mut finished = 0;
+        for ahead in 0..in_flight {
+            let slot = self.ring.peek(ahead);
+            let Some(Slot::Frame(id)) = self.slots.get(slot as usize).map(Cell::get) else { continue };
+            if !ring::is_done(&words, slot, TRANSMIT_DONE) {
                 break;
             }
-            if is_context {
-                self.finish_head();
-            }
-            self.finish_head();
+            self.pool.release(id);
+            finished = ahead.wrapping_add(1);
         }
-        before - self.ring.in_flight()
+        self.ring.advance_head_by(finished);
+        finished
+    }
+
+    #[inline]
+    fn tidy(&mut self) {
+        if self.ring.in_flight() >= WORTH_RECLAIMING {
+            self.reclaim();
+        }
     }
 
     fn pool(&self) -> &Pool {
