@@ -7,6 +7,8 @@
 pub mod ixgbe82599;
 mod medium;
 pub mod pcap;
+pub mod qtest;
+pub mod vfio_user;
 pub mod wire;
 
 pub use ixgbe82599::Ixgbe82599;

@@ -1,4 +1,5 @@
 //! Where a model meets the network.
+#![forbid(unsafe_code)]
 
 /// A station's place on a medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

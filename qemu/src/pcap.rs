@@ -1,4 +1,5 @@
 //! Capture files: classic pcap, Ethernet, over crate `pcap-file`.
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

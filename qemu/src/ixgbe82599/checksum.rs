@@ -1,8 +1,10 @@
 //! The checksum engines (datasheet 7.1.11, 7.2.5): recognise a frame on receive, fill in sums on transmit.
 
 use super::desc::{Context, Received};
+use super::packet::{Packet, Transport};
 
 const PTYPE_IPV4: u32 = 1 << 4;
+const PTYPE_IPV6: u32 = 1 << 6;
 const PTYPE_TCP: u32 = 1 << 8;
 const PTYPE_UDP: u32 = 1 << 9;
 const STATUS_UDPCS: u32 = 1 << 4;
@@ -27,54 +29,36 @@ pub fn sum(bytes: &[u8], start: u32) -> u16 {
     total as u16
 }
 
-/// What the receive engine writes about a frame whose tag, if any, has been taken out.
-pub fn inspect(frame: &[u8]) -> Received {
+/// What the receive engine writes about a packet, or about a frame that holds none.
+pub(super) fn inspect(packet: Option<&Packet<'_>>) -> Received {
     let mut seen = Received::default();
-    let Some((ip, header, payload)) = ipv4(frame) else { return seen };
-    seen.packet_type = PTYPE_IPV4;
-    seen.status = STATUS_IPCS;
-    if sum(header, 0) != 0xFFFF {
-        seen.errors |= ERROR_IPE;
+    let Some(packet) = packet else { return seen };
+    if packet.ipv4 {
+        seen.packet_type = PTYPE_IPV4;
+        seen.status = STATUS_IPCS;
+        if sum(packet.header, 0) != 0xFFFF {
+            seen.errors |= ERROR_IPE;
+        }
+    } else {
+        seen.packet_type = PTYPE_IPV6;
     }
-    let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3FFF != 0;
-    if fragment {
-        return seen;
-    }
-    let pseudo = pseudo_header(ip, payload.len());
-    match ip[9] {
-        6 if payload.len() >= 20 => {
+    match packet.transport() {
+        Some(Transport::Tcp) => {
             seen.packet_type |= PTYPE_TCP;
             seen.status |= STATUS_L4I;
         }
-        17 if payload.len() >= 8 => {
+        Some(Transport::Udp) => {
             seen.packet_type |= PTYPE_UDP;
             // The erratum: a UDP checksum of zero, "none", is checked all the same, and found wrong.
             seen.status |= STATUS_L4I | STATUS_UDPCS;
         }
-        _ => return seen,
+        None => return seen,
     }
-    if sum(payload, pseudo) != 0xFFFF {
+    let pseudo = u32::from(sum(packet.addresses, 0)) + u32::from(packet.protocol) + packet.payload.len() as u32;
+    if sum(packet.payload, pseudo) != 0xFFFF {
         seen.errors |= ERROR_L4E;
     }
     seen
-}
-
-/// The fixed part of the IPv4 header, the whole header, and the payload by the total length; `None` for anything else or anything cut.
-fn ipv4(frame: &[u8]) -> Option<(&[u8; 20], &[u8], &[u8])> {
-    let (ethernet, packet) = frame.split_at_checked(14)?;
-    if ethernet.get(12..14)? != [8, 0] {
-        return None;
-    }
-    let ip = packet.first_chunk::<20>()?;
-    let (header_len, total) = (usize::from(ip[0] & 0xF) * 4, usize::from(u16::from_be_bytes([ip[2], ip[3]])));
-    if ip[0] >> 4 != 4 || header_len < 20 {
-        return None;
-    }
-    Some((ip, packet.get(..header_len)?, packet.get(header_len..total)?))
-}
-
-fn pseudo_header(ip: &[u8; 20], payload: usize) -> u32 {
-    u32::from(sum(&ip[12..20], 0)) + u32::from(ip[9]) + payload as u32
 }
 
 /// Fills in what POPTS asks for; `false` when the frame is too short for what the context claims.
@@ -116,14 +100,18 @@ mod tests {
         frame[14..34].copy_from_slice(&[0x45, 0, 0, 33, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
         frame[34..42].copy_from_slice(&[0, 1, 0, 2, 0, 13, 0, 0]);
         frame[42..].copy_from_slice(b"ticks");
-        let pseudo = pseudo_header(frame[14..34].first_chunk().unwrap(), 13);
-        frame[40..42].copy_from_slice(&sum(&[], pseudo).to_be_bytes());
+        let pseudo = sum(&[10, 0, 0, 1, 10, 0, 0, 2, 0, 17, 0, 13], 0);
+        frame[40..42].copy_from_slice(&pseudo.to_be_bytes());
         let context = Context { ip_len: 20, mac_len: 14, ipv4: true, ..Context::default() };
         assert!(insert(&mut frame, &context, 3));
         if !checksum {
             frame[40..42].fill(0);
         }
         frame
+    }
+
+    fn inspect(frame: &[u8]) -> Received {
+        super::inspect(Packet::parse(frame, false).as_ref())
     }
 
     #[test]

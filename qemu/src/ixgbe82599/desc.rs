@@ -28,6 +28,10 @@ pub struct Received {
     pub errors: u32,
     /// The tag that was taken out.
     pub vlan: u16,
+    /// RSS type, bits 3:0 of the first word.
+    pub rss_type: u32,
+    /// The RSS hash.
+    pub rss_hash: u32,
 }
 
 /// DD.
@@ -43,7 +47,8 @@ impl Received {
             return [0, u64::from(DONE) | u64::from(len) << 32];
         }
         let low = self.status | self.errors | DONE | END_OF_PACKET;
-        [u64::from(self.packet_type), u64::from(low) | u64::from(len) << 32 | u64::from(self.vlan) << 48]
+        let kinds = u64::from(self.packet_type | self.rss_type);
+        [kinds | u64::from(self.rss_hash) << 32, u64::from(low) | u64::from(len) << 32 | u64::from(self.vlan) << 48]
     }
 }
 
@@ -71,6 +76,12 @@ pub struct Context {
     pub ipv4: bool,
     /// 0 UDP, 1 TCP, 2 SCTP.
     pub l4_type: u8,
+    /// Bytes of the transport header, for segmentation.
+    pub l4_len: usize,
+    /// Payload bytes of a segment.
+    pub mss: usize,
+    /// Which of the queue's two contexts this is (IDX).
+    pub index: usize,
 }
 
 /// A data descriptor's fields.
@@ -84,9 +95,9 @@ pub struct Data {
     pub command: u32,
     /// POPTS: bit 0 IP checksum, bit 1 transport checksum.
     pub options: u8,
-    /// Whether the context applies (CC).
-    pub context: bool,
-    /// PAYLEN: the length of the whole frame.
+    /// Which context the options are about (IDX). CC, which asks for more checks of it, makes no difference here.
+    pub context: usize,
+    /// PAYLEN: the length of the whole frame, or of its payload if it is to be segmented.
     pub payload: u32,
 }
 
@@ -120,13 +131,16 @@ impl Transmit {
                 vlan: (first >> 16) as u16,
                 ipv4: low & 1 << 10 != 0,
                 l4_type: (low >> 11 & 3) as u8,
+                l4_len: (second >> 40 & 0xFF) as usize,
+                mss: (second >> 48) as usize,
+                index: (second >> 36 & 1) as usize,
             }),
             3 => Self::Data(Data {
                 address: first,
                 len: low as u16,
                 command: low,
                 options: (second >> 40 & 0x3F) as u8,
-                context: second & 1 << 39 != 0,
+                context: (second >> 36 & 1) as usize,
                 payload: (second >> 46) as u32,
             }),
             _ => Self::Unknown,

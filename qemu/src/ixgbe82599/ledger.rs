@@ -74,7 +74,7 @@ counters! {
         unknown_descriptor,
         /// Frames with a length of zero, too long, or other than PAYLEN.
         bad_length,
-        /// Frames that ask for segmentation, which this model does not do.
+        /// Frames to be segmented whose context is missing or does not fit.
         segmentation,
         /// Frames whose checksum or tag request has no context or does not fit the frame.
         bad_context,

@@ -4,15 +4,23 @@
 //! receiver's memory, as a NIC would beside both CPUs. Tails are read with acquire, done bits written with release. Each queue has one
 //! lock; reset and queue disable take it, so they return only when DMA in flight has ended.
 //!
-//! Not modelled: the packet buffer (a frame without descriptors is missed at once), RSS and flow filters, segmentation, flow control, PTP.
+//! Not modelled: the packet buffer (a frame without descriptors is missed at once), flow filters (Flow Director takes commands and matches
+//! nothing), coalescing (RSC), interrupt throttling, flow control, PTP, queues 64 to 127 and receive addresses 16 to 127.
+#![forbid(unsafe_code)]
 
 mod checksum;
+mod config;
 pub mod desc;
 mod eeprom;
 mod filter;
+mod i2c;
+mod interrupt;
 mod ledger;
+mod packet;
 pub mod regs;
+mod rss;
 mod rx;
+mod segment;
 mod tx;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,7 +32,9 @@ use barewire_driver::bus::model::{ArrivalStamps, DeviceModel, Host};
 use barewire_driver::clock::{Clock, Nanos};
 
 use crate::medium::{Fcs, Mac, Medium, PortId};
+use config::ConfigSpace;
 use eeprom::Eeprom;
+use interrupt::{Interrupts, LINK_CHANGE, View};
 use ledger::{LedgerCells, RefusalCells};
 use regs::{Access, QUEUES, RegisterFile, at, queue};
 use rx::{Ring, RxQueue};
@@ -36,9 +46,6 @@ pub use ledger::{Ledger, Refusals};
 const LONGEST: usize = 9_728 + 8;
 /// The largest ring in descriptors (8.2.3.8.3: 128 KiB).
 const LARGEST_RING: u32 = 8_192;
-/// BAR 0 (9.3.6.1).
-const BAR0: u32 = 512 << 10;
-const MSIX_VECTORS: u16 = 64;
 
 /// Receive or transmit, as IVAR tells them apart.
 #[derive(Clone, Copy)]
@@ -55,7 +62,9 @@ pub struct Ixgbe82599 {
     medium: OnceLock<(Arc<dyn Medium>, PortId)>,
     regs: RegisterFile,
     eeprom: Eeprom,
-    config: Mutex<[u8; 256]>,
+    config: Mutex<ConfigSpace>,
+    interrupts: Interrupts,
+    module: Mutex<i2c::Module>,
     rx: Box<[Mutex<RxQueue>]>,
     tx: Box<[Mutex<TxQueue>]>,
     carrier: AtomicBool,
@@ -75,7 +84,9 @@ impl Ixgbe82599 {
             medium: OnceLock::new(),
             regs: RegisterFile::new(),
             eeprom: Eeprom::new(mac.0),
-            config: Mutex::new(config_space()),
+            config: Mutex::new(ConfigSpace::new()),
+            interrupts: Interrupts::default(),
+            module: Mutex::new(i2c::Module::new()),
             rx: (0..QUEUES).map(|_| Mutex::default()).collect(),
             tx: (0..QUEUES).map(|_| Mutex::default()).collect(),
             carrier: AtomicBool::new(false),
@@ -86,6 +97,11 @@ impl Ixgbe82599 {
         };
         model.load_address();
         Arc::new(model)
+    }
+
+    /// The station address in its EEPROM.
+    pub fn mac(&self) -> MacAddress {
+        self.mac
     }
 
     /// Plugs the cable in; once.
@@ -131,8 +147,13 @@ impl Ixgbe82599 {
             *queue.lock().unwrap_or_else(PoisonError::into_inner) = TxQueue::default();
         }
         self.regs.reset();
+        self.interrupts.reset(&self.regs, self.host());
         self.load_address();
         self.show_carrier();
+    }
+
+    fn host(&self) -> Option<&Host> {
+        self.host.get().map(|host| &**host)
     }
 
     /// LINKS: up, and 10 Gb/s in bits 29:28.
@@ -170,13 +191,36 @@ impl Ixgbe82599 {
                 }
                 regs.set(offset, value & !(RST | LRST));
             }
-            at::EICS => self.raise(value),
-            at::EIMS => _ = regs.or(offset, value),
-            at::EIMC => regs.clear(at::EIMS, value),
+            at::EICS => self.interrupts.raise(regs, self.host(), View::Plain, value),
+            at::EIMS => self.interrupts.enable(regs, self.host(), View::Plain, value),
+            at::EIMC => self.interrupts.disable(regs, self.host(), View::Plain, value),
+            at::EICS_EX | at::EICS_EX1 => self.interrupts.raise(regs, self.host(), vectors(offset), value),
+            at::EIMS_EX | at::EIMS_EX1 => self.interrupts.enable(regs, self.host(), vectors(offset), value),
+            at::EIMC_EX | at::EIMC_EX1 => self.interrupts.disable(regs, self.host(), vectors(offset), value),
+            at::I2CCTL => {
+                regs.set(offset, value);
+                self.module.lock().unwrap_or_else(PoisonError::into_inner).write(value);
+            }
             at::EERD => regs.set(offset, self.eeprom.read(value)),
+            at::MSCA => {
+                // 8.2.3.22.11: the command ends at once; MSRWD reads as a bus without a PHY.
+                const BUSY: u32 = 1 << 30;
+                regs.set(offset, value & !BUSY);
+            }
             at::AUTOC => {
                 const RESTART_AN: u32 = 1 << 12;
                 regs.set(offset, value & !RESTART_AN);
+                if value & RESTART_AN != 0 && self.has_carrier() {
+                    self.raise(LINK_CHANGE);
+                }
+            }
+            at::FDIRCTRL => {
+                const INIT_DONE: u32 = 1 << 3;
+                regs.set(offset, value | INIT_DONE);
+            }
+            at::FDIRCMD => {
+                // 8.2.3.21.22: bits 1:0, the command, clear when it is done.
+                regs.set(offset, value & !3);
             }
             at::SWSM => regs.set(offset, value),
             _ => self.queue_command(offset, value),
@@ -195,8 +239,7 @@ impl Ixgbe82599 {
             (queue::DCTL, true) => {
                 let mut tx = self.tx[number as usize].lock().unwrap_or_else(PoisonError::into_inner);
                 self.control_queue(block, value, &mut tx.ring);
-                tx.context = None;
-                tx.frame.clear();
+                tx.abandon();
             }
             (_, true) => {
                 let start = self.clock.now();
@@ -220,42 +263,20 @@ impl Ixgbe82599 {
 
     /// A queue's cause, by IVAR (8.2.3.5.16): two queues a register, receive in the lower byte of each half.
     fn interrupt_queue(&self, number: u32, direction: Direction) {
-        const VALID: u32 = 0x80;
         let ivar = self.regs.get(at::IVAR + number / 2 * 4);
         let shift = number % 2 * 16 + if matches!(direction, Direction::Transmit) { 8 } else { 0 };
-        let entry = ivar >> shift & 0xFF;
-        if entry & VALID != 0 {
-            self.raise(1 << (entry & 0x1F));
-        }
+        self.interrupts.raise_entry(&self.regs, self.host(), ivar >> shift & 0xFF);
     }
 
-    /// Sets causes; a vector fires for each that is not masked.
+    /// Sets causes that have bits of their own in EICR.
     fn raise(&self, causes: u32) {
-        self.regs.or(at::EICR, causes);
-        let mut pending = causes & self.regs.get(at::EIMS);
-        while pending != 0 {
-            let vector = pending.trailing_zeros();
-            pending &= pending - 1;
-            if let Some(host) = self.host.get() {
-                host.interrupt(vector as u16);
-            }
-        }
+        self.interrupts.raise(&self.regs, self.host(), View::Plain, causes);
     }
 }
 
-/// Configuration space after power-on: ids, class, BAR 0, and the PM, MSI-X and PCIe capabilities (9.3).
-fn config_space() -> [u8; 256] {
-    let mut space = [0u8; 256];
-    let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0x00, &[0x86, 0x80, 0xFB, 0x10]);
-    put(0x06, &[0x10, 0x00, 0x01, 0x00, 0x00, 0x02]);
-    put(0x10, &[0x04]);
-    put(0x2C, &[0x86, 0x80, 0x03, 0x00]);
-    put(0x34, &[0x40]);
-    put(0x40, &[0x01, 0x70, 0x03, 0x00]);
-    put(0x70, &[0x11, 0xA0, (MSIX_VECTORS - 1) as u8, 0x00, 0x04, 0x00, 0x00, 0x00, 0x04, 0x20, 0x00, 0x00]);
-    put(0xA0, &[0x10, 0x00, 0x02, 0x00]);
-    space
+/// Which half of the vectors a register of a pair is about.
+fn vectors(offset: u32) -> View {
+    View::Vectors(offset >> 2 & 1)
 }
 
 impl DeviceModel for Ixgbe82599 {
@@ -269,44 +290,51 @@ impl DeviceModel for Ixgbe82599 {
     }
 
     fn config_read(&self, offset: u16, width: Width) -> u32 {
-        let space = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        (0..width.bytes())
-            .rev()
-            .fold(0, |value, byte| value << 8 | u32::from(space.get(usize::from(offset + byte)).copied().unwrap_or(0)))
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).read(offset, width)
     }
 
     fn config_write(&self, offset: u16, width: Width, value: u32) {
-        // Command, BARs and interrupt line are writable; identity and capabilities are not.
-        const WRITABLE: [std::ops::Range<u16>; 3] = [0x04..0x06, 0x10..0x28, 0x3C..0x3D];
-        let mut space = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        for (byte, value) in (offset..).zip(value.to_le_bytes()).take(width.bytes().into()) {
-            if WRITABLE.iter().any(|range| range.contains(&byte)) {
-                space[usize::from(byte)] = value;
-            }
-        }
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).write(offset, width, value);
     }
 
     fn bar_sizes(&self) -> [u32; 6] {
-        [BAR0, 0, 0, 0, 0, 0]
+        let mut sizes = [0; 6];
+        for (bar, size) in [config::REGISTERS, config::MSIX] {
+            sizes[usize::from(bar)] = size;
+        }
+        sizes
     }
 
-    fn register_read(&self, _bar: u8, offset: u32) -> u32 {
+    fn register_read(&self, bar: u8, offset: u32) -> u32 {
+        if bar != config::REGISTERS.0 {
+            return 0;
+        }
         LedgerCells::add(&self.ledger.register_reads, 1);
         let regs = &self.regs;
-        match regs.access(offset) {
-            Access::ReadClears | Access::WriteOneClears => regs.swap(offset, 0),
-            _ if offset == at::STATUS => {
+        let offset = regs::canonical(offset);
+        match offset {
+            at::EICR => self.interrupts.take_causes(regs, self.host()),
+            at::EICS => self.interrupts.causes(),
+            at::EIMS => self.interrupts.enabled(View::Plain),
+            at::EIMS_EX | at::EIMS_EX1 => self.interrupts.enabled(vectors(offset)),
+            at::STATUS => {
                 // 8.2.3.1.2: bit 19 tells whether the device may master the bus.
                 const MASTER_DISABLE: u32 = 1 << 2;
                 u32::from(regs.get(at::CTRL) & MASTER_DISABLE == 0) << 19
             }
+            at::I2CCTL => self.module.lock().unwrap_or_else(PoisonError::into_inner).read(regs.get(offset)),
             // 8.2.3.4.11: reading takes the semaphore.
-            _ if offset == at::SWSM => regs.or(offset, 1),
+            at::SWSM => regs.or(offset, 1),
+            _ if regs.access(offset) == Access::ReadClears => regs.swap(offset, 0),
             _ => regs.get(offset),
         }
     }
 
-    fn register_write(&self, _bar: u8, offset: u32, value: u32) {
+    fn register_write(&self, bar: u8, offset: u32, value: u32) {
+        if bar != config::REGISTERS.0 {
+            return;
+        }
+        let offset = regs::canonical(offset);
         let is_tail = (at::RX..at::RX + QUEUES * queue::STRIDE).contains(&offset)
             || (at::TX..at::TX + QUEUES * queue::STRIDE).contains(&offset);
         let doorbell = is_tail && offset % queue::STRIDE == queue::TAIL;
@@ -314,18 +342,18 @@ impl DeviceModel for Ixgbe82599 {
         match self.regs.access(offset) {
             Access::ReadWrite => self.regs.set(offset, value),
             Access::ReadOnly | Access::ReadClears => {}
-            Access::WriteOneClears => self.regs.clear(offset, value),
+            Access::WriteOneClears => self.interrupts.clear(&self.regs, self.host(), value),
             Access::Command => self.command(offset, value),
         }
     }
 
     fn interrupt_vectors(&self) -> u16 {
-        MSIX_VECTORS
+        config::MSIX_VECTORS
     }
 
     fn reset(&self) {
         self.reset_device();
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config_space();
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = ConfigSpace::new();
     }
 
     fn arrival_stamps(&self, number: u16) -> Option<Arc<ArrivalStamps>> {
@@ -340,7 +368,6 @@ impl Mac for Ixgbe82599 {
     }
 
     fn set_carrier(&self, up: bool) {
-        const LINK_CHANGE: u32 = 1 << 20;
         self.carrier.store(up, Ordering::Relaxed);
         self.show_carrier();
         self.raise(LINK_CHANGE);

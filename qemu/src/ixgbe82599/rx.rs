@@ -4,8 +4,9 @@ use std::sync::PoisonError;
 
 use super::desc;
 use super::ledger::LedgerCells as L;
+use super::packet::Packet;
 use super::regs::{at, queue};
-use super::{Ixgbe82599, checksum, filter};
+use super::{Ixgbe82599, checksum, filter, rss};
 use crate::medium::Fcs;
 
 /// What a receive queue latched when it was enabled.
@@ -28,7 +29,7 @@ const MIN_FRAME: usize = 60;
 const CRC: usize = 4;
 
 impl Ixgbe82599 {
-    /// The frame passes MAC, filters and checksum engine, and lands in queue 0: the only one that receives without RSS or filters.
+    /// The frame passes MAC, filters and checksum engine, and lands in the queue that RSS picks, or in queue 0.
     pub(super) fn receive_frame(&self, frame: &[u8], fcs: Fcs) {
         let (regs, refusals) = (&self.regs, &self.refusals);
         if !self.has_carrier() {
@@ -54,7 +55,7 @@ impl Ixgbe82599 {
         if !filter::takes_vlan(regs, tag) {
             return L::add(&refusals.vlan_filtered, 1);
         }
-        if self.receive_into(0, frame, tag) {
+        if self.receive_into(frame, tag) {
             regs.count(at::GPRC, 1);
             regs.count_bytes(at::GORCL, (frame.len() + CRC) as u32);
             if destination == [0xFF; 6] {
@@ -77,11 +78,21 @@ impl Ixgbe82599 {
         base + if tagged { 4 } else { 0 }
     }
 
-    /// Writes the frame into the ring of `number`; says whether it did. Holds the queue's lock, so that reset and disable wait for it.
-    fn receive_into(&self, number: u32, frame: &[u8], tag: Option<u16>) -> bool {
+    /// Writes the frame into the ring of its queue; says whether it did. Holds the queue's lock, so that reset and disable wait for it.
+    fn receive_into(&self, frame: &[u8], tag: Option<u16>) -> bool {
         const VME: u32 = 1 << 30;
         const DROP_EN: u32 = 1 << 28;
+        const PCSD: u32 = 1 << 13;
         let (regs, ledger) = (&self.regs, &self.ledger);
+        let packet = Packet::parse(frame, tag.is_some());
+        let mut seen = checksum::inspect(packet.as_ref());
+        let spread = packet.and_then(|packet| rss::spread(regs, &packet));
+        let number = spread.map_or(0, |spread| spread.queue);
+        if let Some(spread) = spread
+            && regs.get(at::RXCSUM) & PCSD != 0
+        {
+            (seen.rss_type, seen.rss_hash) = (spread.kind, spread.hash);
+        }
         let block = at::RX + number * queue::STRIDE;
         let mut rx = self.rx[number as usize].lock().unwrap_or_else(PoisonError::into_inner);
         let RxQueue { ring, untagged } = &mut *rx;
@@ -98,7 +109,6 @@ impl Ixgbe82599 {
         } else {
             frame
         };
-        let mut seen = checksum::inspect(bytes);
         if let Some(tag) = tag {
             const VP: u32 = 1 << 3;
             seen.status |= VP;

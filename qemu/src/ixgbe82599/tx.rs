@@ -8,16 +8,33 @@ use super::desc::{self, Context, Data, Transmit, command};
 use super::ledger::LedgerCells as L;
 use super::regs::{at, queue};
 use super::rx::Ring;
-use super::{Direction, Ixgbe82599, LONGEST, checksum};
+use super::{Direction, Ixgbe82599, LONGEST, checksum, segment};
 
-/// A transmit queue: the latched ring, the context it was given, and the frame being gathered.
+/// The longest payload to segment: PAYLEN has 18 bits.
+const LARGEST_PAYLOAD: usize = (1 << 18) - 1;
+/// The longest header in front of it: the context's three length fields.
+const LONGEST_HEADER: usize = 0x7F + 0x1FF + 0xFF;
+
+/// A transmit queue: the latched ring, the contexts it was given, and the frame being gathered.
 #[derive(Default)]
 pub(super) struct TxQueue {
     pub ring: Ring,
-    pub context: Option<Context>,
-    pub frame: Vec<u8>,
+    contexts: [Option<Context>; 2],
+    frame: Vec<u8>,
+    /// The frame's first descriptor, which alone says what is to be done with it (7.2.3.2.4).
+    first: Option<Data>,
     /// The frame cannot be sent any more; its remaining pieces are skipped.
     spoiled: bool,
+}
+
+impl TxQueue {
+    /// Forgets what was gathered and what was said about it.
+    pub fn abandon(&mut self) {
+        self.contexts = [None; 2];
+        self.frame.clear();
+        self.first = None;
+        self.spoiled = false;
+    }
 }
 
 impl Ixgbe82599 {
@@ -63,7 +80,7 @@ impl Ixgbe82599 {
         L::add(&ledger.bytes_read, 16);
         let data = match Transmit::parse(fetched) {
             Transmit::Context(context) => {
-                tx.context = Some(context);
+                tx.contexts[context.index] = Some(context);
                 return Ok(false);
             }
             Transmit::Unknown => {
@@ -72,9 +89,11 @@ impl Ixgbe82599 {
             }
             Transmit::Data(data) => data,
         };
+        let first = *tx.first.get_or_insert(data);
+        let most = if first.command & command::TSE != 0 { LARGEST_PAYLOAD + LONGEST_HEADER } else { LONGEST };
         let at = tx.frame.len();
         let len = usize::from(data.len);
-        if len == 0 || at + len > LONGEST {
+        if len == 0 || at + len > most {
             L::add(&self.refusals.bad_length, 1);
             tx.spoiled = true;
         } else {
@@ -88,7 +107,7 @@ impl Ixgbe82599 {
         }
         drop(dma);
         if data.command & command::EOP != 0 {
-            self.send(tx, &data);
+            self.send(tx, &first);
         }
         Ok(report)
     }
@@ -117,38 +136,51 @@ impl Ixgbe82599 {
         Ok(())
     }
 
-    /// A gathered frame passes the checksum and tag engines and leaves.
-    fn send(&self, tx: &mut TxQueue, data: &Data) {
+    /// A gathered frame passes the engines for segmentation, checksum and tag, and leaves.
+    fn send(&self, tx: &mut TxQueue, first: &Data) {
         let mut frame = std::mem::take(&mut tx.frame);
-        if !std::mem::take(&mut tx.spoiled) && self.finish(&mut frame, tx.context, data) {
-            if !self.has_carrier() {
-                L::add(&self.refusals.no_carrier, 1);
-            } else if let Some((medium, port)) = self.medium.get() {
-                self.regs.count(at::GPTC, 1);
-                self.regs.count_bytes(at::GOTCL, frame.len() as u32 + 4);
-                L::add(&self.ledger.frames_sent, 1);
-                medium.transmit(*port, &frame);
+        tx.first = None;
+        if !std::mem::take(&mut tx.spoiled) {
+            let context = tx.contexts[first.context];
+            if first.command & command::TSE != 0 {
+                let regs = &self.regs;
+                let done = context.is_some_and(|context| {
+                    segment::segment(regs, &frame, &context, first.payload, |frame| {
+                        if self.finish(frame, Some(context), first) {
+                            self.emit(frame);
+                        }
+                    })
+                });
+                if !done {
+                    L::add(&self.refusals.segmentation, 1);
+                }
+            } else if first.payload as usize != frame.len() || frame.len() < 14 {
+                L::add(&self.refusals.bad_length, 1);
+            } else if self.finish(&mut frame, context, first) {
+                self.emit(&frame);
             }
         }
         frame.clear();
         tx.frame = frame;
     }
 
-    fn finish(&self, frame: &mut Vec<u8>, context: Option<Context>, data: &Data) -> bool {
+    fn emit(&self, frame: &[u8]) {
+        if !self.has_carrier() {
+            L::add(&self.refusals.no_carrier, 1);
+        } else if let Some((medium, port)) = self.medium.get() {
+            self.regs.count(at::GPTC, 1);
+            self.regs.count_bytes(at::GOTCL, frame.len() as u32 + 4);
+            L::add(&self.ledger.frames_sent, 1);
+            medium.transmit(*port, frame);
+        }
+    }
+
+    fn finish(&self, frame: &mut Vec<u8>, context: Option<Context>, first: &Data) -> bool {
         const TXPADEN: u32 = 1 << 10;
         const MIN_FRAME: usize = 60;
-        if data.command & command::TSE != 0 {
-            L::add(&self.refusals.segmentation, 1);
-            return false;
-        }
-        if data.payload as usize != frame.len() || frame.len() < 14 {
-            L::add(&self.refusals.bad_length, 1);
-            return false;
-        }
-        let tagged = data.command & command::VLE != 0;
-        if data.options & 3 != 0 || tagged {
-            let context = context.filter(|_| data.context);
-            let Some(context) = context.filter(|context| checksum::insert(frame, context, data.options)) else {
+        let tagged = first.command & command::VLE != 0;
+        if first.options & 3 != 0 || tagged {
+            let Some(context) = context.filter(|context| checksum::insert(frame, context, first.options)) else {
                 L::add(&self.refusals.bad_context, 1);
                 return false;
             };

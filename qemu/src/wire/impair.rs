@@ -1,4 +1,5 @@
 //! What a rule does to the frames it matches: each rule draws from a random stream of its own, so that traffic elsewhere changes nothing.
+#![forbid(unsafe_code)]
 
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -18,6 +19,8 @@ pub enum Match {
     Tcp,
     /// IPv4 to this group, tagged or not.
     Group(Ipv4Addr),
+    /// UDP over IPv4 to one host, tagged or not.
+    Unicast,
 }
 
 impl Match {
@@ -33,6 +36,7 @@ impl Match {
             (Self::All, _) => true,
             (Self::Tcp, Some(header)) => header[9] == 6,
             (Self::Group(group), Some(header)) => header[16..20] == group.octets(),
+            (Self::Unicast, Some(header)) => header[9] == 17 && header[16] < 224,
             (_, None) => false,
         }
     }
@@ -59,6 +63,8 @@ pub struct Impairment {
     pub corrupt_payload: f64,
     /// How long a reordered frame is held, nanoseconds.
     pub hold_ns: Nanos,
+    /// A span in which every frame vanishes, in nanoseconds of the wire's clock.
+    pub dead: Option<Outage>,
 }
 
 impl Impairment {
@@ -74,6 +80,7 @@ impl Impairment {
             corrupt_fcs: 0.0,
             corrupt_payload: 0.0,
             hold_ns: 50_000,
+            dead: None,
         }
     }
 
@@ -87,9 +94,11 @@ impl Impairment {
 /// What a rule did so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PathStats {
-    /// Frames that matched.
+    /// Frames that matched, but for those of a dead span.
     pub frames: u64,
-    /// Of these, lost.
+    /// Frames that vanished in a dead span.
+    pub dead: u64,
+    /// Of the others, lost.
     pub lost: u64,
     /// Delivered twice.
     pub duplicated: u64,
@@ -129,10 +138,15 @@ impl Rule {
         self.impairment.from.is_none_or(|port| port == from) && self.impairment.what.takes(frame)
     }
 
-    /// Draws the fate of a frame of `len` bytes. Every draw is made for every frame, so that one rate does not shift another's stream.
-    pub fn draw(&mut self, len: usize) -> Fate {
+    /// Draws the fate of a frame of `len` bytes that is sent at `now`. Every draw is made for every frame, so that one rate does not shift another's
+    /// stream.
+    pub fn draw(&mut self, now: Nanos, len: usize) -> Fate {
         const ETHERNET: usize = 14;
         let rule = &self.impairment;
+        if rule.dead.as_ref().is_some_and(|span| span.contains(&now)) {
+            self.stats.dead += 1;
+            return Fate { lost: true, ..Fate::default() };
+        }
         let mut chance = |p: f64| self.random.random::<f64>() < p;
         let (lost, twice, held) = (chance(rule.loss), chance(rule.duplicate), chance(rule.reorder));
         let (bad_fcs, bad_payload) = (chance(rule.corrupt_fcs), chance(rule.corrupt_payload));

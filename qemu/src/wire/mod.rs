@@ -1,6 +1,7 @@
 //! The network between models: a cable of two ends or a switch of several, with seeded mishaps.
 
 mod impair;
+pub mod station;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -224,7 +225,7 @@ impl Wire {
     fn fate(&self, from: PortId, frame: &[u8]) -> Option<Fate> {
         self.rules.iter().find_map(|rule| {
             let mut rule = rule.lock().unwrap_or_else(PoisonError::into_inner);
-            rule.takes(from, frame).then(|| rule.draw(frame.len()))
+            rule.takes(from, frame).then(|| rule.draw(self.clock.now(), frame.len()))
         })
     }
 }
@@ -353,6 +354,27 @@ mod tests {
             received.into_iter().filter(|(frame, _)| frame[23] == 6).collect::<Vec<_>>()
         };
         assert_eq!(kept(false), kept(true));
+    }
+
+    #[test]
+    fn wire_dead_span_takes_every_frame_of_its_rule_and_no_other() {
+        let dead = Impairment { dead: Some(10..20), ..Impairment::new("orders", Match::Tcp) };
+        let config =
+            WireConfig { impairments: vec![dead], ..WireConfig::perfect(Delivery::Simulated { latency_ns: 1 }) };
+        let (clock, wire, _near, far) = rig(config);
+        for now in 0..30 {
+            clock.advance_to(now);
+            wire.transmit(PortId(0), &tcp(now as u32));
+            let mut unicast = tcp(now as u32);
+            unicast[23] = 17;
+            assert!(Match::Unicast.takes(&unicast) && !Match::Unicast.takes(&tcp(0)));
+            wire.transmit(PortId(0), &unicast);
+        }
+        wire.run_until(u64::MAX);
+        let received = far.0.lock().unwrap();
+        let orders = received.iter().filter(|(frame, _)| frame[23] == 6).count();
+        assert_eq!((orders, received.len() - orders), (20, 30));
+        assert_eq!(wire.stats()[0].1, PathStats { frames: 20, dead: 10, ..PathStats::default() });
     }
 
     #[test]
