@@ -39,6 +39,9 @@ impl Key {
         (self.0 >> 60 & 1 == 1).then_some((self.0 >> 48 & 0xFFF) as u16)
     }
 
+    /// No group: what an empty slot holds.
+    const NONE: Self = Self(0);
+
     #[inline]
     fn home(self, mask: usize) -> usize {
         const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -55,54 +58,63 @@ struct Slot {
 
 #[derive(Debug, Clone, Copy)]
 struct Receiver {
+    /// [`Key::NONE`] where there is no receiver.
     key: Key,
-    /// The next receiver of the same key.
-    next: Option<u16>,
+    /// The next receiver of the same key, or [`LAST`].
+    next: u16,
 }
+
+/// The end of a chain. No receiver has this number.
+const LAST: u16 = u16::MAX;
 
 /// The table: open addressing at most half full, so that a probe ends soon. Several receivers of one key form a chain.
 #[derive(Debug)]
 pub struct Demux {
-    slots: Box<[Option<Slot>]>,
-    receivers: Box<[Option<Receiver>]>,
+    slots: Box<[Slot]>,
+    receivers: Box<[Receiver]>,
 }
 
 impl Demux {
     /// A table for up to `receivers` receivers.
     pub fn new(receivers: u16) -> Self {
         let slots = (usize::from(receivers) * 2).next_power_of_two();
-        Self { slots: vec![None; slots].into(), receivers: vec![None; receivers.into()].into() }
+        let (slot, receiver) = (Slot { key: Key::NONE, first: LAST }, Receiver { key: Key::NONE, next: LAST });
+        Self { slots: vec![slot; slots].into(), receivers: vec![receiver; receivers.into()].into() }
     }
 
-    /// Adds a receiver of `key`.
+    /// Adds a receiver of `key`, which names a group.
     pub fn join(&mut self, key: Key) -> Result<ReceiverId, JoinError> {
         let full = JoinError::Full(self.receivers.len());
-        let index = self.receivers.iter().position(Option::is_none).ok_or(full)?;
-        self.receivers[index] = Some(Receiver { key, next: None });
+        let index = self.receivers.iter().position(|receiver| receiver.key == Key::NONE).ok_or(full)?;
+        self.receivers[index].key = key;
         self.rebuild();
         Ok(ReceiverId(index as u16))
     }
 
     /// Removes a receiver; returns what it had joined.
     pub fn leave(&mut self, id: ReceiverId) -> Option<Key> {
-        let receiver = self.receivers.get_mut(usize::from(id.0))?.take()?;
+        let receiver = self.receivers.get_mut(usize::from(id.0)).filter(|receiver| receiver.key != Key::NONE)?;
+        let key = std::mem::replace(&mut receiver.key, Key::NONE);
         self.rebuild();
-        Some(receiver.key)
+        Some(key)
     }
 
     /// Control path: with the table built anew, removal needs no tombstones and lookup no special case.
     fn rebuild(&mut self) {
-        self.slots.fill(None);
+        self.slots.fill(Slot { key: Key::NONE, first: LAST });
         let mask = self.slots.len() - 1;
         // Backwards, so that a chain runs in the order of joining.
         for index in (0..self.receivers.len()).rev() {
-            let Some(receiver) = &mut self.receivers[index] else { continue };
+            let receiver = &mut self.receivers[index];
+            if receiver.key == Key::NONE {
+                continue;
+            }
             let mut at = receiver.key.home(mask);
-            while self.slots[at].is_some_and(|slot| slot.key != receiver.key) {
+            while ![receiver.key, Key::NONE].contains(&self.slots[at].key) {
                 at = (at + 1) & mask;
             }
-            receiver.next = self.slots[at].map(|slot| slot.first);
-            self.slots[at] = Some(Slot { key: receiver.key, first: index as u16 });
+            receiver.next = self.slots[at].first;
+            self.slots[at] = Slot { key: receiver.key, first: index as u16 };
         }
     }
 
@@ -112,9 +124,12 @@ impl Demux {
         let mask = self.slots.len().wrapping_sub(1);
         let mut at = key.home(mask);
         // At most half of the slots are taken, so an empty one ends every probe.
-        while let Some(Some(slot)) = self.slots.get(at) {
+        while let Some(slot) = self.slots.get(at) {
             if slot.key == key {
                 return Some(ReceiverId(slot.first));
+            }
+            if slot.key == Key::NONE {
+                return None;
             }
             at = at.wrapping_add(1) & mask;
         }
@@ -124,13 +139,13 @@ impl Demux {
     /// The receiver after `id` of the same key.
     #[inline]
     pub fn next(&self, id: ReceiverId) -> Option<ReceiverId> {
-        let receiver = self.receivers.get(usize::from(id.0))?.as_ref()?;
-        receiver.next.map(ReceiverId)
+        let next = self.receivers.get(usize::from(id.0))?.next;
+        (next != LAST).then_some(ReceiverId(next))
     }
 
     /// What has been joined, once for every receiver.
     pub fn keys(&self) -> impl Iterator<Item = Key> {
-        self.receivers.iter().flatten().map(|receiver| receiver.key)
+        self.receivers.iter().map(|receiver| receiver.key).filter(|key| *key != Key::NONE)
     }
 }
 

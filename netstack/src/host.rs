@@ -1,18 +1,21 @@
 //! The host stack: smoltcp behind a device of one frame. ARP, ICMP echo, UDP and TCP that no express lane carries.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use barewire_driver::clock::Nanos;
 use barewire_driver::pool::Buffer;
 use barewire_driver::{ChecksumOffload, TxMeta, TxQueue};
 use smoltcp::iface::{Interface, PollIngressSingleResult, SocketHandle, SocketSet};
-use smoltcp::phy::{self, Checksum, Device, DeviceCapabilities, Medium};
-use smoltcp::socket::{tcp, udp};
+use smoltcp::phy::{self, Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
+use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
+use smoltcp::wire::{
+    EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint,
+};
 
 use crate::checksum::{pseudo_header, sum};
 use crate::stack::Config;
+use crate::tcp::{TcpError, TcpState};
 use crate::wire;
 
 /// The largest IP packet, bytes.
@@ -21,36 +24,35 @@ const MTU: usize = 1500;
 const TCP_BUFFER: usize = 64 << 10;
 /// Room of a UDP socket each way, bytes and datagrams.
 const UDP_BUFFER: (usize, usize) = (64 << 10, 64);
-/// The first port of outgoing connections (RFC 6335, 6: dynamic ports).
-const FIRST_DYNAMIC_PORT: u16 = 49_152;
+/// Room of an echo client each way, bytes and messages.
+const PING_BUFFER: (usize, usize) = (16 << 10, 16);
+/// The ports of outgoing connections: below the dynamic ones (RFC 6335, 6), which are the express lane's.
+const FIRST_PORT: u16 = 32_768;
+const LAST_PORT: u16 = 49_151;
 
-/// Names a TCP socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TcpId(SocketHandle);
+/// Names a TCP socket of the host stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SocketId(SocketHandle);
 
 /// Names a UDP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UdpId(SocketHandle);
 
-/// The states of a connection (RFC 9293, 3.3.2).
-pub use smoltcp::socket::tcp::State as TcpState;
+/// Names an ICMP echo client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PingId(SocketHandle, u16);
 
-/// Why a TCP operation was not done. Nothing was sent; the connection is as it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TcpError {
-    /// The send buffer has not enough room for all of it.
-    #[error("send buffer has {room} bytes free; send less, or wait for acknowledgements")]
-    NoRoom {
-        /// Bytes free.
-        room: usize,
-    },
-    /// The connection cannot send or receive in its state.
-    #[error("connection is not open for this")]
-    NotOpen,
-    /// The port is zero or the address is no host's.
-    #[error("address or port cannot be used for a connection")]
-    BadAddress,
+/// An ICMP echo message, request or answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Echo<'a> {
+    /// Its number.
+    pub sequence: u16,
+    /// What it carries, at most 1,472 bytes.
+    pub payload: &'a [u8],
 }
+
+/// smoltcp's states of a connection.
+pub(crate) use smoltcp::socket::tcp::State;
 
 /// smoltcp with its sockets and what surrounds it.
 pub(crate) struct Host {
@@ -62,12 +64,25 @@ pub(crate) struct Host {
     pub adapter: Adapter,
     /// Something happened that can make smoltcp want to send.
     dirty: bool,
+    /// Something was sent, and `deadline` is from before that.
+    stale: bool,
     deadline: Option<Nanos>,
 }
 
 struct Tracked {
-    id: TcpId,
-    state: TcpState,
+    id: SocketId,
+    state: State,
+    /// The port it was made to listen on, until it is accepted.
+    listener: Option<u16>,
+    /// Its user has given it up.
+    is_released: bool,
+}
+
+/// What the user is to hear of a socket.
+pub(crate) struct News {
+    pub id: SocketId,
+    /// The port of the listener that has just accepted it.
+    pub accepted: Option<u16>,
 }
 
 /// What the one-frame device counts.
@@ -112,14 +127,17 @@ impl Host {
             sockets: SocketSet::new(Vec::new()),
             tcp: Vec::new(),
             ack_delay: config.ack_delay.map(|delay| Duration::from_micros(delay / 1000)),
-            next_port: FIRST_DYNAMIC_PORT + (config.seed % 8192) as u16,
+            next_port: FIRST_PORT + (config.seed % 8192) as u16,
             adapter,
             dirty: true,
+            stale: false,
             deadline: None,
         }
     }
 
-    /// Feeds one frame in; answers are committed to `tx`.
+    /// Feeds one frame in; answers are committed to `tx`. With `transmit` and `reschedule` all of smoltcp that a poll can reach: never inlined, so that the proofs of
+    /// the hot path can tell it by its name.
+    #[inline(never)]
     pub fn ingress(&mut self, now: Nanos, frame: &[u8], tx: &mut impl TxQueue) {
         let mut device = OneFrame { frame: Some(frame), tx, adapter: &mut self.adapter };
         let result = self.interface.poll_ingress_single(instant(now), &mut device, &mut self.sockets);
@@ -133,87 +151,161 @@ impl Host {
 
     /// Sends what is due, if anything can be.
     pub fn egress(&mut self, now: Nanos, tx: &mut impl TxQueue) {
-        if !self.dirty && self.deadline.is_none_or(|deadline| now < deadline) {
-            return;
+        if self.stale && !self.dirty {
+            self.reschedule(now);
         }
-        self.egress_now(now, tx);
+        if self.dirty || self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.transmit(now, tx);
+            self.reschedule(now);
+        }
     }
 
-    fn egress_now(&mut self, now: Nanos, tx: &mut impl TxQueue) {
-        let at = instant(now);
+    /// Sends at once. When to come back is found out after the doorbell, in [`Host::egress`].
+    #[inline(never)]
+    fn transmit(&mut self, now: Nanos, tx: &mut impl TxQueue) {
         let mut device = OneFrame { frame: None, tx, adapter: &mut self.adapter };
-        self.interface.poll_egress(at, &mut device, &mut self.sockets);
-        let next = self.interface.poll_at(at, &self.sockets);
+        self.interface.poll_egress(instant(now), &mut device, &mut self.sockets);
+        self.stale = true;
+    }
+
+    #[inline(never)]
+    fn reschedule(&mut self, now: Nanos) {
+        let next = self.interface.poll_at(instant(now), &self.sockets);
         self.deadline = next.map(|next| Nanos::try_from(next.total_micros()).unwrap_or(0).saturating_mul(1000));
-        self.dirty = false;
+        (self.dirty, self.stale) = (false, false);
     }
 
     /// When smoltcp wants to be called again.
     pub fn deadline(&self, now: Nanos) -> Option<Nanos> {
-        if self.dirty { Some(now) } else { self.deadline }
+        if self.dirty || self.stale { Some(now) } else { self.deadline }
     }
 
     /// The next connection that has data, or whose state is not what it was.
-    pub fn next_event(&mut self, after: usize) -> Option<(usize, TcpId)> {
-        for (index, tracked) in self.tcp.iter_mut().enumerate().skip(after) {
+    pub fn next_event(&mut self, after: usize) -> Option<(usize, News)> {
+        for index in after..self.tcp.len() {
+            let tracked = &mut self.tcp[index];
             let socket = self.sockets.get::<tcp::Socket>(tracked.id.0);
-            let state = socket.state();
-            if socket.can_recv() || state != tracked.state {
-                tracked.state = state;
-                return Some((index, tracked.id));
+            let (state, was, id) = (socket.state(), tracked.state, tracked.id);
+            if !socket.can_recv() && state == was {
+                continue;
             }
+            tracked.state = state;
+            let listener = tracked.listener;
+            if was == State::Listen
+                && state != was
+                && let Some(port) = listener
+            {
+                // The socket has become a connection; another one listens in its place.
+                let _ = self.listen(port);
+            }
+            let opens = matches!(state, State::Established | State::CloseWait);
+            if listener.is_some() && !opens {
+                continue;
+            }
+            self.tcp[index].listener = None;
+            return Some((index, News { id, accepted: listener }));
         }
         None
     }
 
-    fn add_tcp(&mut self) -> TcpId {
+    /// Removes sockets that are over and that nobody holds.
+    pub fn sweep(&mut self) {
+        let Self { tcp, sockets, .. } = self;
+        tcp.retain(|tracked| {
+            let state = sockets.get::<tcp::Socket>(tracked.id.0).state();
+            let is_over = matches!(state, State::Closed) && (tracked.is_released || tracked.listener.is_some());
+            if is_over {
+                sockets.remove(tracked.id.0);
+            }
+            !is_over
+        });
+    }
+
+    fn add_tcp(&mut self, listener: Option<u16>) -> SocketId {
         let buffer = || tcp::SocketBuffer::new(vec![0; TCP_BUFFER]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(self.ack_delay);
-        let id = TcpId(self.sockets.add(socket));
-        self.tcp.push(Tracked { id, state: TcpState::Closed });
+        let id = SocketId(self.sockets.add(socket));
+        self.tcp.push(Tracked { id, state: State::Closed, listener, is_released: false });
         id
     }
 
-    fn tcp(&mut self, id: TcpId) -> &mut tcp::Socket<'static> {
+    fn tcp(&mut self, id: SocketId) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(id.0)
     }
 
-    pub fn listen(&mut self, port: u16) -> Result<TcpId, TcpError> {
-        let id = self.add_tcp();
-        self.tcp(id).listen(port).map_err(|_| TcpError::BadAddress)?;
-        Ok(id)
+    /// Whether `id` still names a socket: one that was released and is over does not.
+    fn find(&mut self, id: SocketId) -> Option<&mut tcp::Socket<'static>> {
+        self.tcp.iter().any(|tracked| tracked.id == id).then(|| self.sockets.get_mut(id.0))
     }
 
-    pub fn connect(&mut self, remote: SocketAddrV4) -> Result<TcpId, TcpError> {
-        let port = self.next_port;
-        self.next_port = port.checked_add(1).unwrap_or(FIRST_DYNAMIC_PORT);
-        let id = self.add_tcp();
-        let remote = IpEndpoint::new(IpAddress::Ipv4(*remote.ip()), remote.port());
-        let socket = self.sockets.get_mut::<tcp::Socket>(id.0);
-        socket.connect(self.interface.context(), remote, port).map_err(|_| TcpError::BadAddress)?;
-        self.dirty = true;
-        Ok(id)
+    /// Whether a socket listens on `port`.
+    pub fn is_listening(&self, port: u16) -> bool {
+        self.tcp.iter().any(|tracked| tracked.listener == Some(port) && tracked.state == State::Listen)
     }
 
-    pub fn send(&mut self, now: Nanos, id: TcpId, bytes: &[u8], tx: &mut impl TxQueue) -> Result<(), TcpError> {
-        let socket = self.tcp(id);
-        let room = socket.send_capacity().saturating_sub(socket.send_queue());
-        if !socket.may_send() {
-            return Err(TcpError::NotOpen);
+    pub fn listen(&mut self, port: u16) -> Result<(), TcpError> {
+        let id = self.add_tcp(Some(port));
+        if self.tcp(id).listen(port).is_err() {
+            self.tcp.pop();
+            self.sockets.remove(id.0);
+            return Err(TcpError::BadAddress);
         }
-        if room < bytes.len() {
-            return Err(TcpError::NoRoom { room });
+        if let Some(tracked) = self.tcp.last_mut() {
+            tracked.state = State::Listen;
         }
-        socket.send_slice(bytes).map_err(|_| TcpError::NotOpen)?;
-        self.egress_now(now, tx);
         Ok(())
     }
 
-    pub fn receive(&mut self, id: TcpId, mut take: impl FnMut(&[u8]) -> usize) -> Result<(), TcpError> {
+    pub fn unlisten(&mut self, port: u16) {
+        let Self { tcp, sockets, .. } = self;
+        for tracked in tcp.iter().filter(|tracked| tracked.listener == Some(port)) {
+            sockets.get_mut::<tcp::Socket>(tracked.id.0).abort();
+        }
         self.dirty = true;
-        let socket = self.tcp(id);
+        self.sweep();
+    }
+
+    pub fn connect(&mut self, remote: SocketAddrV4) -> Result<SocketId, TcpError> {
+        let port = self.next_port;
+        self.next_port = if port >= LAST_PORT { FIRST_PORT } else { port + 1 };
+        let id = self.add_tcp(None);
+        let remote = IpEndpoint::new(IpAddress::Ipv4(*remote.ip()), remote.port());
+        let socket = self.sockets.get_mut::<tcp::Socket>(id.0);
+        if socket.connect(self.interface.context(), remote, port).is_err() {
+            self.tcp.pop();
+            self.sockets.remove(id.0);
+            return Err(TcpError::BadAddress);
+        }
+        self.dirty = true;
+        Ok(id)
+    }
+
+    /// Bytes that could be queued.
+    #[cold]
+    pub fn room(&mut self, id: SocketId) -> usize {
+        let Some(socket) = self.find(id).filter(|socket| socket.may_send()) else { return 0 };
+        socket.send_capacity().saturating_sub(socket.send_queue())
+    }
+
+    #[cold]
+    pub fn send(&mut self, now: Nanos, id: SocketId, bytes: &[u8], tx: &mut impl TxQueue) -> Result<usize, TcpError> {
+        let Some(socket) = self.find(id) else { return Err(TcpError::NotOpen(TcpState::Closed)) };
+        if !socket.may_send() {
+            return Err(TcpError::NotOpen(socket.state().into()));
+        }
+        let sent = socket.send_slice(bytes).map_err(|_| TcpError::NoRoom { room: 0 })?;
+        if sent == 0 && !bytes.is_empty() {
+            return Err(TcpError::NoRoom { room: 0 });
+        }
+        self.transmit(now, tx);
+        Ok(sent)
+    }
+
+    pub fn receive(&mut self, id: SocketId, mut take: impl FnMut(&[u8]) -> usize) -> Result<(), TcpError> {
+        self.dirty = true;
+        let Some(socket) = self.find(id) else { return Err(TcpError::NotOpen(TcpState::Closed)) };
         while socket.can_recv() {
             let taken = socket.recv(|bytes| {
                 let taken = take(bytes).min(bytes.len());
@@ -222,28 +314,54 @@ impl Host {
             match taken {
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(_) => return Err(TcpError::NotOpen),
+                Err(_) => return Err(TcpError::NotOpen(socket.state().into())),
             }
         }
         Ok(())
     }
 
-    pub fn state(&mut self, id: TcpId) -> TcpState {
-        self.tcp(id).state()
+    pub fn peek(&mut self, id: SocketId) -> &[u8] {
+        match self.find(id) {
+            Some(socket) if socket.can_recv() => socket.peek(TCP_BUFFER).unwrap_or_default(),
+            _ => &[],
+        }
     }
 
-    pub fn unacknowledged(&mut self, id: TcpId) -> usize {
-        self.tcp(id).send_queue()
+    pub fn consume(&mut self, id: SocketId, bytes: usize) {
+        self.dirty = true;
+        if let Some(socket) = self.find(id).filter(|socket| socket.can_recv()) {
+            // Reading cannot fail where there is something to read.
+            let _ = socket.recv(|waiting| (bytes.min(waiting.len()), ()));
+        }
     }
 
-    pub fn close(&mut self, id: TcpId) {
-        self.tcp(id).close();
+    pub fn state(&mut self, id: SocketId) -> TcpState {
+        self.find(id).map_or(TcpState::Closed, |socket| socket.state().into())
+    }
+
+    pub fn unacknowledged(&mut self, id: SocketId) -> usize {
+        self.find(id).map_or(0, |socket| socket.send_queue())
+    }
+
+    pub fn close(&mut self, id: SocketId) {
+        if let Some(socket) = self.find(id) {
+            socket.close();
+        }
         self.dirty = true;
     }
 
-    pub fn abort(&mut self, id: TcpId) {
-        self.tcp(id).abort();
+    pub fn abort(&mut self, id: SocketId) {
+        if let Some(socket) = self.find(id) {
+            socket.abort();
+        }
         self.dirty = true;
+    }
+
+    pub fn release(&mut self, id: SocketId) {
+        self.close(id);
+        if let Some(tracked) = self.tcp.iter_mut().find(|tracked| tracked.id == id) {
+            tracked.is_released = true;
+        }
     }
 
     pub fn bind(&mut self, port: u16) -> Result<UdpId, TcpError> {
@@ -272,8 +390,46 @@ impl Host {
         let to = IpEndpoint::new(IpAddress::Ipv4(*to.ip()), to.port());
         let socket = self.sockets.get_mut::<udp::Socket>(id.0);
         socket.send_slice(bytes, to).map_err(|_| TcpError::NoRoom { room: 0 })?;
-        self.egress_now(now, tx);
+        self.transmit(now, tx);
         Ok(())
+    }
+
+    pub fn ping_open(&mut self, identifier: u16) -> Result<PingId, TcpError> {
+        let (bytes, packets) = PING_BUFFER;
+        let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; packets], vec![0; bytes]);
+        let mut socket = icmp::Socket::new(buffer(), buffer());
+        socket.bind(icmp::Endpoint::Ident(identifier)).map_err(|_| TcpError::BadAddress)?;
+        Ok(PingId(self.sockets.add(socket), identifier))
+    }
+
+    pub fn ping_send(
+        &mut self,
+        now: Nanos,
+        PingId(id, ident): PingId,
+        to: Ipv4Addr,
+        echo: Echo<'_>,
+        tx: &mut impl TxQueue,
+    ) -> Result<(), TcpError> {
+        let request = Icmpv4Repr::EchoRequest { ident, seq_no: echo.sequence, data: echo.payload };
+        let socket = self.sockets.get_mut::<icmp::Socket>(id);
+        let room = socket.send(request.buffer_len(), to.into()).map_err(|_| TcpError::NoRoom { room: 0 })?;
+        request.emit(&mut Icmpv4Packet::new_unchecked(room), &ChecksumCapabilities::default());
+        self.transmit(now, tx);
+        Ok(())
+    }
+
+    pub fn ping_receive(&mut self, PingId(id, _): PingId, take: impl FnOnce(Ipv4Addr, Echo<'_>)) -> bool {
+        // What is no answer to an echo of ours is an error about one: the caller's timeout covers it.
+        while let Ok((bytes, IpAddress::Ipv4(from))) = self.sockets.get_mut::<icmp::Socket>(id).recv() {
+            let Ok(packet) = Icmpv4Packet::new_checked(bytes) else { continue };
+            if let Ok(Icmpv4Repr::EchoReply { seq_no, data, .. }) =
+                Icmpv4Repr::parse(&packet, &ChecksumCapabilities::default())
+            {
+                take(from, Echo { sequence: seq_no, payload: data });
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -368,9 +524,10 @@ fn prepare(frame: &mut [u8]) -> TxMeta {
     TxMeta { checksum, l2_len: 14, l3_len: 20, ..none }
 }
 
-/// Checks in software what the device did not: the IP header, and TCP's or UDP's sum where the packet is whole.
-pub(crate) fn verify(frame: &[u8]) -> bool {
-    let Some(packet) = frame.get(14..) else { return false };
+/// Checks in software what the device did not: the IP header, and TCP's or UDP's sum where the packet is whole. A UDP checksum of zero means
+/// none (RFC 768).
+#[cold]
+pub(crate) fn verify(packet: &[u8]) -> bool {
     let Some(ip) = packet.first_chunk::<20>() else { return false };
     let header_len = usize::from(ip[0] & 0xF) * 4;
     let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));

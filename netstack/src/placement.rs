@@ -2,7 +2,10 @@
 
 use std::num::NonZero;
 use std::str::FromStr;
+use std::time::Duration;
 
+use barewire_driver::bus::BusError;
+use barewire_driver::interrupt::Interrupt;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -52,14 +55,23 @@ pub fn lock_memory() -> Result<(), String> {
         .map_err(|error| format!("memory is not locked ({error}); raise the limit with `ulimit -l unlimited`"))
 }
 
-/// What a polling thread does after a poll that found nothing.
+/// What a polling thread does while nothing arrives. From top to bottom it costs less of the CPU and wakes up later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idle {
     /// Polls again at once: a core for every busy thread.
     Spin,
     /// Lets another thread run first: fewer cores than busy threads.
     Yield,
+    /// Polls on for [`SPINS`] times, then naps for [`NAP`] between polls.
+    Pause,
+    /// Sleeps until the device interrupts.
+    Sleep,
 }
+
+/// Empty polls before [`Idle::Pause`] begins to nap: about 100 us.
+pub const SPINS: u32 = 1_000;
+/// How long [`Idle::Pause`] naps. The timer slack of an ordinary thread adds as much again.
+pub const NAP: Duration = Duration::from_micros(50);
 
 impl Idle {
     /// The right one for `busy` threads on this machine.
@@ -68,13 +80,80 @@ impl Idle {
         if cores < busy { Self::Yield } else { Self::Spin }
     }
 
-    /// Does it.
+    /// The name that a person gives it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Spin => "spin",
+            Self::Yield => "yield",
+            Self::Pause => "pause",
+            Self::Sleep => "sleep",
+        }
+    }
+}
+
+/// Rests between empty polls, as an [`Idle`] says.
+pub enum Waiter {
+    /// As [`Idle::Spin`].
+    Spin,
+    /// As [`Idle::Yield`].
+    Yield,
+    /// As [`Idle::Pause`].
+    Pause {
+        /// Empty polls in a row.
+        empty: u32,
+    },
+    /// As [`Idle::Sleep`].
+    Sleep {
+        /// What wakes up.
+        interrupt: Interrupt,
+        /// The queue is to interrupt, and has been polled once since.
+        armed: bool,
+    },
+}
+
+impl Waiter {
+    /// Rests as `idle` says; `interrupt` makes the interrupt where one is needed.
+    pub fn new<E>(idle: Idle, interrupt: impl FnOnce() -> Result<Interrupt, E>) -> Result<Self, E> {
+        Ok(match idle {
+            Idle::Spin => Self::Spin,
+            Idle::Yield => Self::Yield,
+            Idle::Pause => Self::Pause { empty: 0 },
+            Idle::Sleep => Self::Sleep { interrupt: interrupt()?, armed: false },
+        })
+    }
+
+    /// A poll found something.
     #[inline]
-    pub fn wait(self) {
+    pub fn busy(&mut self) {
+        match self {
+            Self::Spin | Self::Yield => {}
+            Self::Pause { empty } => *empty = 0,
+            Self::Sleep { armed, .. } => *armed = false,
+        }
+    }
+
+    /// A poll found nothing: rests, at most for `limit` and usually less. Poll again whatever comes of it. `arm` makes the queue interrupt
+    /// when a frame arrives; the sleep begins only if the poll after it is empty too, because a frame that was there before raises none.
+    #[inline]
+    pub fn rest(&mut self, limit: Duration, arm: impl FnOnce()) -> Result<(), BusError> {
         match self {
             Self::Spin => std::hint::spin_loop(),
             Self::Yield => std::thread::yield_now(),
+            Self::Pause { empty } if *empty < SPINS => {
+                *empty += 1;
+                std::hint::spin_loop();
+            }
+            Self::Pause { .. } => std::thread::sleep(NAP.min(limit)),
+            Self::Sleep { armed, .. } if !*armed => {
+                arm();
+                *armed = true;
+            }
+            Self::Sleep { interrupt, armed } => {
+                interrupt.wait(limit)?;
+                *armed = false;
+            }
         }
+        Ok(())
     }
 }
 

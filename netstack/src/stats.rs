@@ -34,8 +34,10 @@ pub struct StackStats {
     pub host_frames: u64,
     /// Of these, frames that were copied because they came in several buffers.
     pub host_copies: u64,
-    /// TCP segments of the host stack that were sent before.
+    /// TCP segments that were sent before, by either lane.
     pub retransmits: u64,
+    /// IGMP messages received that made sense.
+    pub igmp_received: u64,
     /// IGMP messages sent.
     pub igmp_sent: u64,
     /// What was not delivered.

@@ -50,18 +50,163 @@ pub struct Udp<'a> {
     pub source: SocketAddrV4,
     /// The group and port.
     pub destination: SocketAddrV4,
-    /// The checksum field; zero means none.
-    pub checksum: u16,
     /// The payload, without trailers.
     pub payload: &'a [u8],
-    /// The IP header, for checking.
-    pub header: &'a [u8],
-    /// The UDP header and payload, for checking.
-    pub segment: &'a [u8],
+    /// The IP packet, without trailers.
+    pub packet: &'a [u8],
 }
 
+/// The datagram in a frame as feeds send it: UDP over IPv4 to a group, untagged, without options, whole. `None` is no judgement: [`see`] looks
+/// at everything.
+#[inline(always)]
+pub fn see_plain_group(frame: &[u8]) -> Option<Udp<'_>> {
+    // As two words with what may be anything masked out: EtherType, version and header length (not the type of service); no fragment, and UDP
+    // (not the reserved flags, nor the time to live).
+    const IPV4_PLAIN: (u32, u32) = (0xFFFF_FF00, 0x0800_4500);
+    const UDP_WHOLE: (u32, u32) = (0x3FFF_00FF, 0x0000_0011);
+    let (_addresses, rest) = frame.split_first_chunk::<12>()?;
+    #[rustfmt::skip]
+    let [
+        e0, e1, version, service, t0, t1, _, _, f0, f1, hops, protocol, _, _, s0, s1, s2, s3, g0, g1, g2, g3,
+        sp0, sp1, dp0, dp1, l0, l1, _, _,
+    ] = *rest.first_chunk::<30>()?;
+    let group = u32::from_be_bytes([g0, g1, g2, g3]);
+    let (first, third) = (u32::from_be_bytes([e0, e1, version, service]), u32::from_be_bytes([f0, f1, hops, protocol]));
+    if first & IPV4_PLAIN.0 != IPV4_PLAIN.1 || third & UDP_WHOLE.0 != UDP_WHOLE.1 || group >> 28 != 0xE {
+        return None;
+    }
+    let packet = frame.get(14..14 + usize::from(u16::from_be_bytes([t0, t1])))?;
+    Some(Udp {
+        source: SocketAddrV4::new(Ipv4Addr::new(s0, s1, s2, s3), u16::from_be_bytes([sp0, sp1])),
+        destination: SocketAddrV4::new(Ipv4Addr::from_bits(group), u16::from_be_bytes([dp0, dp1])),
+        payload: packet.get(28..20 + usize::from(u16::from_be_bytes([l0, l1])))?,
+        packet,
+    })
+}
+
+/// The bits of a TCP header's flags (RFC 9293, 3.1).
+pub mod flag {
+    /// No more data from the sender.
+    pub const FIN: u8 = 1;
+    /// Synchronize sequence numbers.
+    pub const SYN: u8 = 1 << 1;
+    /// Reset the connection.
+    pub const RST: u8 = 1 << 2;
+    /// Push function.
+    pub const PSH: u8 = 1 << 3;
+    /// The acknowledgement field counts.
+    pub const ACK: u8 = 1 << 4;
+    /// The urgent pointer counts.
+    pub const URG: u8 = 1 << 5;
+}
+
+/// A TCP segment inside a frame. Lengths are checked; checksums are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment<'a> {
+    /// The sender's address.
+    pub source: u32,
+    /// The receiver's address.
+    pub destination: u32,
+    /// Source port and destination port.
+    pub ports: u32,
+    /// SEG.SEQ.
+    pub seq: u32,
+    /// SEG.ACK.
+    pub ack: u32,
+    /// The low eight bits of the flags: see [`flag`].
+    pub flags: u8,
+    /// SEG.WND, as it stands there.
+    pub window: u16,
+    /// The options.
+    pub options: &'a [u8],
+    /// The text.
+    pub payload: &'a [u8],
+    /// Where the text is in the frame.
+    pub payload_at: u16,
+    /// The IP packet, without trailers.
+    pub packet: &'a [u8],
+}
+
+impl Segment<'_> {
+    /// The receiver's port.
+    #[inline]
+    pub fn destination_port(&self) -> u16 {
+        self.ports as u16
+    }
+}
+
+/// Where the text is in a frame with a [`see_plain_tcp`] segment: behind Ethernet, IPv4 and TCP.
+pub const PLAIN_TEXT_AT: u16 = 14 + 20 + 20;
+
+/// The TCP segment in a frame as nearly all come: over IPv4, neither with options, untagged, whole. `None` is no judgement: [`see_tcp`] looks closer.
+#[inline(always)]
+pub fn see_plain_tcp(frame: &[u8]) -> Option<Segment<'_>> {
+    // As in `see_plain_group`.
+    const IPV4_PLAIN: (u32, u32) = (0xFFFF_FF00, 0x0800_4500);
+    const TCP_WHOLE: (u32, u32) = (0x3FFF_00FF, 0x0000_0006);
+    let (_addresses, rest) = frame.split_first_chunk::<12>()?;
+    #[rustfmt::skip]
+    let [
+        e0, e1, version, service, t0, t1, _, _, f0, f1, hops, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3,
+        p0, p1, p2, p3, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, w0, w1, _, _, _, _,
+    ] = *rest.first_chunk::<42>()?;
+    let (first, third) = (u32::from_be_bytes([e0, e1, version, service]), u32::from_be_bytes([f0, f1, hops, protocol]));
+    if first & IPV4_PLAIN.0 != IPV4_PLAIN.1 || third & TCP_WHOLE.0 != TCP_WHOLE.1 || offset >> 4 != 5 {
+        return None;
+    }
+    let end = 14 + usize::from(u16::from_be_bytes([t0, t1]));
+    Some(Segment {
+        source: u32::from_be_bytes([s0, s1, s2, s3]),
+        destination: u32::from_be_bytes([d0, d1, d2, d3]),
+        ports: u32::from_be_bytes([p0, p1, p2, p3]),
+        seq: u32::from_be_bytes([q0, q1, q2, q3]),
+        ack: u32::from_be_bytes([a0, a1, a2, a3]),
+        flags,
+        window: u16::from_be_bytes([w0, w1]),
+        options: &[],
+        payload: frame.get(usize::from(PLAIN_TEXT_AT)..end)?,
+        payload_at: PLAIN_TEXT_AT,
+        packet: frame.get(14..end)?,
+    })
+}
+
+/// The TCP segment in an untagged frame, with IP options or without. `None` where there is none, or only a part of one.
+pub fn see_tcp(frame: &[u8]) -> Option<Segment<'_>> {
+    let (ethernet, packet) = frame.split_first_chunk::<14>()?;
+    let ip = packet.first_chunk::<20>()?;
+    let is_ipv4 = u16::from_be_bytes([ethernet[12], ethernet[13]]) == IPV4 && ip[0] >> 4 == 4;
+    let is_fragment = u16::from_be_bytes([ip[6], ip[7]]) & FRAGMENT != 0;
+    if !is_ipv4 || is_fragment || ip[9] != TCP {
+        return None;
+    }
+    let packet = packet.get(..usize::from(u16::from_be_bytes([ip[2], ip[3]])))?;
+    let header_len = usize::from(ip[0] & 0xF) * 4;
+    let tcp = packet.get(header_len..).filter(|_| header_len >= 20)?;
+    #[rustfmt::skip]
+    let [
+        p0, p1, p2, p3, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, w0, w1, _, _, _, _,
+    ] = *tcp.first_chunk::<20>()?;
+    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *ip;
+    let start = usize::from(offset >> 4) * 4;
+    Some(Segment {
+        source: u32::from_be_bytes([s0, s1, s2, s3]),
+        destination: u32::from_be_bytes([d0, d1, d2, d3]),
+        ports: u32::from_be_bytes([p0, p1, p2, p3]),
+        seq: u32::from_be_bytes([q0, q1, q2, q3]),
+        ack: u32::from_be_bytes([a0, a1, a2, a3]),
+        flags,
+        window: u16::from_be_bytes([w0, w1]),
+        options: tcp.get(20..start)?,
+        payload: tcp.get(start..)?,
+        payload_at: (14 + header_len + start) as u16,
+        packet,
+    })
+}
+
+/// Flags and offset of a fragment (RFC 791, 3.1): more fragments, or not the first.
+const FRAGMENT: u16 = 0x3FFF;
+
 /// Looks at a frame.
-#[inline]
 pub fn see(frame: &[u8]) -> Seen<'_> {
     let Some((ethernet, packet)) = frame.split_first_chunk::<14>() else { return Seen::Truncated };
     match u16::from_be_bytes([ethernet[12], ethernet[13]]) {
@@ -83,12 +228,11 @@ fn see_tagged(packet: &[u8]) -> Seen<'_> {
     }
 }
 
-#[inline]
 fn see_ipv4(packet: &[u8], vlan: Option<u16>) -> Seen<'_> {
     let Some(fixed) = packet.first_chunk::<20>() else { return Seen::Truncated };
     let header_len = usize::from(fixed[0] & 0xF) << 2;
     let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-    let Some((header, body)) = packet.get(..total).and_then(|packet| packet.split_at_checked(header_len)) else {
+    let Some((packet, body)) = packet.get(..total).and_then(|packet| Some((packet, packet.get(header_len..)?))) else {
         return Seen::Truncated;
     };
     if fixed[0] >> 4 != 4 || header_len < 20 {
@@ -98,36 +242,31 @@ fn see_ipv4(packet: &[u8], vlan: Option<u16>) -> Seen<'_> {
     if !destination.is_multicast() {
         return Seen::Ipv4;
     }
-    const FRAGMENT: u16 = 0x3FFF;
     match fixed[9] {
         UDP if u16::from_be_bytes([fixed[6], fixed[7]]) & FRAGMENT != 0 => Seen::GroupFragment,
         UDP => {
             let source = Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15]);
-            see_udp(header, body, source, destination, vlan)
+            see_udp(packet, body, source, destination, vlan)
         }
         IGMP => Seen::Igmp(body),
         _ => Seen::Ipv4,
     }
 }
 
-#[inline]
 fn see_udp<'a>(
-    header: &'a [u8],
+    packet: &'a [u8],
     body: &'a [u8],
     source: Ipv4Addr,
     destination: Ipv4Addr,
     vlan: Option<u16>,
 ) -> Seen<'a> {
-    let Some(&[a, b, c, d, e, f, g, h]) = body.first_chunk::<8>() else { return Seen::Truncated };
-    let Some(segment) = body.get(..usize::from(u16::from_be_bytes([e, f]))) else { return Seen::Truncated };
-    let Some((_, payload)) = segment.split_first_chunk::<8>() else { return Seen::Truncated };
+    let Some(&[a, b, c, d, e, f, ..]) = body.first_chunk::<8>() else { return Seen::Truncated };
+    let Some(payload) = body.get(8..usize::from(u16::from_be_bytes([e, f]))) else { return Seen::Truncated };
     let udp = Udp {
         source: SocketAddrV4::new(source, u16::from_be_bytes([a, b])),
         destination: SocketAddrV4::new(destination, u16::from_be_bytes([c, d])),
-        checksum: u16::from_be_bytes([g, h]),
         payload,
-        header,
-        segment,
+        packet,
     };
     Seen::Group { udp, vlan }
 }
@@ -151,6 +290,72 @@ mod tests {
         frame.extend([0xEE; 13]);
         let Seen::Group { udp, vlan } = see(&frame) else { panic!("{:?}", see(&frame)) };
         assert_eq!((udp.payload, udp.destination.port(), vlan), (&b"ticks"[..], 0x676D, None));
+    }
+
+    #[test]
+    fn plain_group_sees_what_see_sees_and_nothing_else() {
+        let mut frame = datagram();
+        frame.extend([0xEE; 13]);
+        let Seen::Group { udp, .. } = see(&frame) else { panic!("not seen") };
+        assert_eq!(see_plain_group(&frame), Some(udp));
+        // One byte after another is wrong; whatever is still plain must be the same to both.
+        for at in 0..42 {
+            for flip in [1, 0x10, 0x80, 0xFF] {
+                let mut other = frame.clone();
+                other[at] ^= flip;
+                if let Some(plain) = see_plain_group(&other) {
+                    assert_eq!(see(&other), Seen::Group { udp: plain, vlan: None }, "byte {at} ^ {flip:#x}");
+                }
+            }
+        }
+        for len in 0..datagram().len() {
+            assert_eq!(see_plain_group(&frame[..len]), None, "{len}");
+        }
+    }
+
+    fn segment() -> Vec<u8> {
+        let mut frame = vec![0u8; 14];
+        frame[12] = 8;
+        frame.extend([0x45, 0, 0, 49, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        frame.extend([0x10, 0x00, 0x00, 0x50, 0, 0, 0, 1, 0, 0, 0, 2, 0x60, 0x18, 0x12, 0x34, 0, 0, 0, 0, 1, 1, 1, 0]);
+        frame.extend(b"order");
+        frame
+    }
+
+    #[test]
+    fn segment_is_read_and_the_plain_view_agrees() {
+        let mut frame = segment();
+        frame.extend([0xEE; 9]);
+        let seen = see_tcp(&frame).expect("a segment");
+        assert_eq!((seen.source, seen.destination), (0x0A00_0001, 0x0A00_0002));
+        assert_eq!((seen.ports, seen.destination_port(), seen.seq, seen.ack), (0x1000_0050, 80, 1, 2));
+        assert_eq!((seen.flags, seen.window, seen.payload_at), (flag::ACK | flag::PSH, 0x1234, 58));
+        assert_eq!((seen.options, seen.payload), (&[1, 1, 1, 0][..], &b"order"[..]));
+        // With options it is not plain; without, both agree, whatever else is in it.
+        assert_eq!(see_plain_tcp(&frame), None);
+        (frame[46], frame[17]) = (0x50, 45);
+        frame.drain(54..58);
+        assert!(see_plain_tcp(&frame).is_some_and(|plain| plain.payload == b"order"));
+        let whole = segment().len() - 4;
+        for at in 0..whole {
+            for flip in [1, 0x10, 0x80, 0xFF] {
+                let mut other = frame.clone();
+                other[at] ^= flip;
+                if let Some(plain) = see_plain_tcp(&other) {
+                    assert_eq!(see_tcp(&other), Some(plain), "byte {at} ^ {flip:#x}");
+                }
+            }
+        }
+        for len in 0..whole {
+            assert_eq!((see_tcp(&frame[..len]), see_plain_tcp(&frame[..len])), (None, None), "{len}");
+        }
+        // The same behind IP options.
+        let mut with_options = segment();
+        with_options[14] = 0x46;
+        with_options[17] += 4;
+        with_options.splice(34..34, [1, 1, 1, 0]);
+        assert_eq!(see_tcp(&with_options).map(|seen| (seen.payload, seen.payload_at)), Some((&b"order"[..], 62)));
+        assert_eq!(see_plain_tcp(&with_options), None);
     }
 
     #[test]
