@@ -209,7 +209,7 @@ fn looks_like_mold(packet: &[u8]) -> bool {
 }
 
 /// The transport protocol and payload of a frame: Ethernet, tagged or not, IPv4, UDP or TCP. Trailers end with the IP length.
-fn payload(frame: &[u8]) -> Option<(u8, &[u8])> {
+pub fn payload(frame: &[u8]) -> Option<(u8, &[u8])> {
     let packet = match frame.get(12..14)? {
         [0x08, 0x00] => frame.get(14..)?,
         [0x81, 0x00] if frame.get(16..18)? == [0x08, 0x00] => frame.get(18..)?,
@@ -272,4 +272,42 @@ pub fn run(paths: &[PathBuf], protocol: Option<Protocol>, json: bool, out: &mut 
     }
     lines.finish()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Ethernet, IPv4 without options, and a transport header, with `bytes` somewhere over them.
+    fn frame(protocol: u8, at: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0u8; 100];
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        frame[17] = 86;
+        frame[23] = protocol;
+        frame[39] = 66;
+        frame[46] = 0x50;
+        frame.iter_mut().skip(at).zip(bytes).for_each(|(place, byte)| *place = *byte);
+        frame
+    }
+
+    proptest! {
+        #[test]
+        fn frame_of_any_bytes_is_counted_and_never_panics(
+            udp in any::<bool>(),
+            at in 0usize..100,
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+            len in 0usize..101,
+            protocol in prop::sample::select(vec![None, Some(Protocol::Itch), Some(Protocol::Ouch)]),
+        ) {
+            let mut out = Vec::new();
+            let mut lines = Lines::new(&mut out, true);
+            lines.frame(&frame(if udp { UDP } else { TCP }, at, &bytes)[..len], protocol);
+            prop_assert_eq!(lines.summary.frames, 1);
+            let messages = lines.summary.messages;
+            lines.finish().unwrap();
+            prop_assert_eq!(out.iter().filter(|byte| **byte == b'\n').count() as u64, messages + 1);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use serde::Serialize;
-use zerocopy::byteorder::big_endian::{U16, U32, U64};
+use zerocopy::byteorder::big_endian::{I32, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Text of a fixed width, filled up with blanks.
@@ -54,6 +54,8 @@ macro_rules! fields {
 }
 
 fields! {
+    u8 => u8, |value| *value;
+    I32 => i32, |value| value.get();
     U16 => u16, |value| value.get();
     U32 => u32, |value| value.get();
     U64 => u64, |value| value.get();

@@ -57,14 +57,7 @@ fn replay<W: Write>(path: &Path, lines: &mut Lines<'_, W>) -> Result<(), Error> 
     let config = Config { max_frame: MAX_FRAME_LEN as u16, ..Config::default() };
     let mut port = Ixgbe::open(bus, config).map_err(|error| failed(&error))?;
     let queue = port.open_queue(0).map_err(|error| failed(&error))?;
-    let identity = barewire_netstack::Config {
-        mac: port.mac(),
-        ip: Ipv4Addr::new(10, 0, 0, 2),
-        prefix_len: 24,
-        gateway: None,
-        ack_delay: None,
-        seed: 0,
-    };
+    let identity = barewire_netstack::Config::new(port.mac(), Ipv4Addr::new(10, 0, 0, 2), 24, 0);
     let mut stack = Stack::new(queue, identity);
     let cx = stack.context(0);
     for (vlan, group) in groups {

@@ -1,7 +1,10 @@
 //! A trader: feed, book, decision, limits, order.
 #![forbid(unsafe_code)]
 
+mod entry;
+pub mod kill;
 pub mod limits;
 pub mod orders;
+pub mod packet;
 pub mod strategy;
 pub mod trader;

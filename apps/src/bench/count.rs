@@ -5,6 +5,8 @@ use std::hint::black_box;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Serialize, Serializer};
+
 /// The steady state is long enough that one round more or less does not show.
 pub const ROUNDS: u32 = 10_000;
 
@@ -31,11 +33,52 @@ fn excluded(work: &mut dyn FnMut()) {
     black_box(());
 }
 
-/// Counts the instructions of one counted scenario (`barewire bench --count NAME`) and divides by the units it reports.
-///
-/// # Errors
-/// The reason why there is no number, in one line.
-pub fn instructions(scenario: &str) -> Result<f64, String> {
+/// Instructions a unit, or the reason why there is no number.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Count(Result<f64, String>);
+
+impl Count {
+    /// The number.
+    pub fn value(&self) -> Option<f64> {
+        self.0.as_ref().ok().copied()
+    }
+
+    /// This count less what `part` of it takes.
+    pub fn less(&self, part: &Self) -> Self {
+        Self(match (&self.0, &part.0) {
+            (Ok(all), Ok(part)) => Ok(all - part),
+            (Err(reason), _) | (_, Err(reason)) => Err(reason.clone()),
+        })
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Ok(value) => f.pad(&format!("{value:.1}")),
+            Err(_) => f.pad("-"),
+        }
+    }
+}
+
+/// A number, or `null`; [`reason`] tells why.
+impl Serialize for Count {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value().map(|value| (value * 10.0).round() / 10.0).serialize(serializer)
+    }
+}
+
+/// Why counts are missing: nothing where none is.
+pub fn reason<'a>(counts: impl IntoIterator<Item = &'a Count>) -> Option<String> {
+    counts.into_iter().find_map(|count| count.0.clone().err())
+}
+
+/// Counts the instructions of one scenario (`barewire bench --count NAME`), divided by the units that it reports.
+pub fn instructions(scenario: &str) -> Count {
+    Count(callgrind(scenario))
+}
+
+fn callgrind(scenario: &str) -> Result<f64, String> {
     let program = std::env::current_exe().map_err(|error| format!("cannot find the program itself: {error}"))?;
     let scratch = std::env::temp_dir().join(format!("barewire-callgrind-{}-{scenario}", std::process::id()));
     let output = Command::new("valgrind")

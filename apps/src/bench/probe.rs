@@ -5,15 +5,14 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use barewire_driver::bus::model::ArrivalStamps;
-use barewire_driver::bus::{Bus, BusError, Width};
+use barewire_driver::bus::{Bus, BusError, Interrupts, Width};
 use barewire_driver::dma::Region;
 use barewire_driver::mmio::{Mmio, Registers};
 
 /// Runs a register access, with whatever has to surround it.
 pub type Around = fn(&mut dyn FnMut());
 
-/// Another bus, with every register access going through an [`Around`].
+/// Another bus, with every register access going through an [`Around`], and without arrival stamps: no 82599 on a real bus has them.
 pub struct ProbeBus {
     inner: Arc<dyn Bus>,
     around: Around,
@@ -32,14 +31,14 @@ struct Probe {
 }
 
 impl Registers for Probe {
-    fn read32(&self, offset: u32) -> u32 {
+    fn read(&self, offset: u32, width: Width) -> u32 {
         let mut value = 0;
-        (self.around)(&mut || value = self.inner.read32(offset));
+        (self.around)(&mut || value = self.inner.read(offset, width));
         value
     }
 
-    fn write32(&self, offset: u32, value: u32) {
-        (self.around)(&mut || self.inner.write32(offset, value));
+    fn write(&self, offset: u32, width: Width, value: u32) {
+        (self.around)(&mut || self.inner.write(offset, width, value));
     }
 }
 
@@ -74,8 +73,8 @@ impl Bus for ProbeBus {
         self.inner.dma_unmap(iova, region)
     }
 
-    fn interrupt_vectors(&self) -> u16 {
-        self.inner.interrupt_vectors()
+    fn interrupts(&self) -> Interrupts {
+        self.inner.interrupts()
     }
 
     fn set_interrupt(&self, vector: u16, event: Option<OwnedFd>) -> Result<(), BusError> {
@@ -84,9 +83,5 @@ impl Bus for ProbeBus {
 
     fn reset(&self) -> Result<(), BusError> {
         self.inner.reset()
-    }
-
-    fn arrival_stamps(&self, queue: u16) -> Option<Arc<ArrivalStamps>> {
-        self.inner.arrival_stamps(queue)
     }
 }

@@ -26,6 +26,18 @@ pub struct Header {
     pub count: U16,
 }
 
+/// The messages of a packet, as far as they are whole, whatever their numbers are.
+#[inline]
+pub fn messages(packet: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut blocks = packet.get(HEADER..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (len, rest) = blocks.split_first_chunk::<2>()?;
+        let (message, rest) = rest.split_at_checked(u16::from_be_bytes(*len).into())?;
+        blocks = rest;
+        Some(message)
+    })
+}
+
 /// What was received and what was wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
@@ -82,7 +94,7 @@ impl Receiver {
 
     /// Takes a packet apart: calls `message` with the number and the bytes of every message that is new.
     #[inline]
-    pub fn receive(&mut self, packet: &[u8], mut message: impl FnMut(u64, &[u8])) {
+    pub fn receive<'p>(&mut self, packet: &'p [u8], mut message: impl FnMut(u64, &'p [u8])) {
         let Ok((header, mut blocks)) = Header::ref_from_prefix(packet) else {
             self.stats.truncated = self.stats.truncated.wrapping_add(1);
             return;

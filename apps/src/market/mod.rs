@@ -4,15 +4,17 @@
 pub mod compare;
 mod config;
 pub mod hosts;
+pub mod network;
 mod quantiles;
-mod report;
+pub mod report;
 mod run;
 pub mod schedule;
 
-pub use config::{Config, DEFAULT_RATE, DEFAULT_STOCKS, DEFAULT_TICKS};
-pub use quantiles::{Quantiles, Spans};
+pub use config::{Config, DEFAULT_RATE, DEFAULT_STOCKS, DEFAULT_TICKS, Rates, default_stocks};
+pub use hosts::Progress;
+pub use quantiles::{PhaseSpans, Quantiles, Spans};
 pub use report::Report;
-pub use run::run;
+pub use run::{run, run_watched};
 
 /// Why a market run failed. The message says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,9 @@ pub enum Error {
     /// The order connection was not begun.
     #[error(transparent)]
     Tcp(#[from] barewire_netstack::TcpError),
+    /// The ring between two cores failed.
+    #[error(transparent)]
+    Ring(#[from] barewire_netstack::ipc::RingError),
     /// A thread could not be placed.
     #[error("{0}")]
     Placement(String),

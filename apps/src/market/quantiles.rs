@@ -2,40 +2,115 @@
 #![forbid(unsafe_code)]
 
 use barewire_driver::clock::Nanos;
-use hdrhistogram::Histogram;
 use serde::Serialize;
+
+use super::schedule::Phase;
 
 /// The longest span that is told apart: anything longer counts as this.
 const LONGEST: Nanos = 100_000_000_000;
 
-/// Spans of time in nanoseconds, to three digits. Its memory is taken when it is made: recording never allocates.
+/// Buckets of each power of two, as a power of two: 1,024 keep three digits.
+const STEPS_LOG2: u32 = 10;
+
+/// Spans of time in nanoseconds, to three digits. Its memory is taken when it is made: recording never allocates and cannot panic, for it is part
+/// of the hot path.
 #[derive(Debug, Clone)]
-pub struct Spans(Histogram<u64>);
+pub struct Spans {
+    buckets: Box<[u64]>,
+    count: u64,
+    max: Nanos,
+}
 
 impl Default for Spans {
     fn default() -> Self {
-        // The bounds are constants that the constructor accepts: 1 <= low, 2 * low <= high, at most five digits.
-        Self(Histogram::new_with_bounds(1, LONGEST, 3).expect("constant bounds are valid"))
+        Self { buckets: vec![0; bucket(LONGEST) + 1].into(), count: 0, max: 0 }
     }
+}
+
+/// The bucket of `span`: spans below 2,048 ns have one each, and every further power of two is divided into 1,024.
+#[inline]
+fn bucket(span: Nanos) -> usize {
+    let shift = (span | 1).ilog2().saturating_sub(STEPS_LOG2);
+    ((u64::from(shift) << STEPS_LOG2) + (span >> shift)) as usize
+}
+
+/// The longest span in `bucket`.
+fn longest_in(bucket: usize) -> Nanos {
+    let bucket = bucket as u64;
+    let shift = (bucket >> STEPS_LOG2).saturating_sub(1);
+    let step = bucket - (shift << STEPS_LOG2);
+    ((step + 1) << shift) - 1
 }
 
 impl Spans {
     /// Records one span.
     #[inline]
     pub fn record(&mut self, span: Nanos) {
-        self.0.saturating_record(span);
+        let span = span.min(LONGEST);
+        if let Some(count) = self.buckets.get_mut(bucket(span)) {
+            *count = count.wrapping_add(1);
+        }
+        self.count = self.count.wrapping_add(1);
+        self.max = self.max.max(span);
+    }
+
+    /// The spans of all of `parts`.
+    pub fn merged<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut all = Self::default();
+        for part in parts {
+            all.buckets.iter_mut().zip(&part.buckets).for_each(|(sum, count)| *sum += count);
+            all.count += part.count;
+            all.max = all.max.max(part.max);
+        }
+        all
     }
 
     /// The summary.
     pub fn quantiles(&self) -> Quantiles {
-        Quantiles {
-            count: self.0.len(),
-            p50: self.0.value_at_quantile(0.5),
-            p90: self.0.value_at_quantile(0.9),
-            p99: self.0.value_at_quantile(0.99),
-            p999: self.0.value_at_quantile(0.999),
-            max: self.0.max(),
+        let [p50, p90, p99, p999] = [0.5, 0.9, 0.99, 0.999].map(|share| self.quantile(share));
+        Quantiles { count: self.count, p50, p90, p99, p999, max: self.max }
+    }
+
+    /// The shortest span that is not exceeded by `share` of all, to three digits.
+    fn quantile(&self, share: f64) -> Nanos {
+        let wanted = (self.count as f64 * share).ceil() as u64;
+        let mut seen = 0;
+        let found = self.buckets.iter().position(|count| {
+            seen += count;
+            seen >= wanted.max(1)
+        });
+        found.map_or(0, |bucket| longest_in(bucket).min(self.max))
+    }
+}
+
+/// Spans in calm and in bursts, apart.
+#[derive(Debug, Clone, Default)]
+pub struct PhaseSpans {
+    calm: Spans,
+    burst: Spans,
+}
+
+impl PhaseSpans {
+    /// Records one span.
+    #[inline]
+    pub fn record(&mut self, phase: Phase, span: Nanos) {
+        match phase {
+            Phase::Calm => self.calm.record(span),
+            Phase::Burst => self.burst.record(span),
         }
+    }
+
+    /// The spans of one phase.
+    pub fn of(&self, phase: Phase) -> &Spans {
+        match phase {
+            Phase::Calm => &self.calm,
+            Phase::Burst => &self.burst,
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Spans {
+        Spans::merged([&self.calm, &self.burst])
     }
 }
 
@@ -74,6 +149,24 @@ mod tests {
         assert!(quantiles.p50.abs_diff(500_000) <= 1_000, "{quantiles:?}");
         assert!(quantiles.p999.abs_diff(999_000) <= 1_000, "{quantiles:?}");
         assert!(quantiles.max.abs_diff(1_000_000) <= 1_000, "{quantiles:?}");
+    }
+
+    #[test]
+    fn every_span_lies_in_its_bucket_and_the_next_bucket_follows() {
+        for span in (0..5_000).chain((12..36).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 12_345])) {
+            let longest = longest_in(bucket(span));
+            assert!(span <= longest && longest - span <= span >> STEPS_LOG2, "{span} in a bucket up to {longest}");
+            assert_eq!(bucket(longest + 1), bucket(span) + 1);
+        }
+    }
+
+    #[test]
+    fn merged_spans_count_what_their_parts_do() {
+        let (mut few, mut many) = (Spans::default(), Spans::default());
+        few.record(5);
+        (0..3).for_each(|_| many.record(70_000));
+        let quantiles = Spans::merged([&few, &many]).quantiles();
+        assert_eq!((quantiles.count, quantiles.p50, quantiles.max), (4, 70_000, 70_000));
     }
 
     #[test]

@@ -2,24 +2,23 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::sync::Arc;
 
-use barewire_models::Ixgbe82599;
-use barewire_models::wire::Wire;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::compare::POINTS;
-use super::hosts::{ExchangeOutcome, TraderOutcome};
-use super::{Config, Quantiles};
+use super::hosts::{EndStats, ExchangeOutcome, TraderOutcome};
+use super::network::Network;
+use super::schedule::Phase;
+use super::{Config, Quantiles, Spans};
+use crate::feed::arbiter::Source;
 
 /// Everything a report is made from.
 pub(super) struct Outcome<'a> {
     pub config: &'a Config,
     pub exchange: &'a ExchangeOutcome,
     pub trader: &'a TraderOutcome,
-    pub models: &'a [Arc<Ixgbe82599>; 2],
-    pub wire: &'a Wire,
+    pub network: &'a Network,
     pub wall_ns: u64,
 }
 
@@ -30,16 +29,22 @@ pub struct Report {
     pub seed: u64,
     /// Whether time was virtual.
     pub simulated: bool,
+    /// ITCH messages published.
+    pub ticks_offered: u64,
     /// ITCH messages applied.
     pub ticks: u64,
-    /// ITCH messages received.
+    /// ITCH messages received: on both lines, and when they were asked for again.
     pub messages: u64,
-    /// Packets of the feed that were sent.
+    /// Packets of the feed that were sent, each on both lines.
     pub packets: u64,
+    /// Frames and messages that our own queues could not take, by cause.
+    pub drops: Map<String, Value>,
     /// Orders the strategy wanted.
     pub orders_decided: u64,
     /// Orders that left.
     pub orders_sent: u64,
+    /// Of these, orders that were written and parked before they were wanted.
+    pub orders_prepared: u64,
     /// Orders that did not.
     pub orders_refused: u64,
     /// Why.
@@ -48,25 +53,37 @@ pub struct Report {
     pub orders_accepted: u64,
     /// Orders rejected by it.
     pub orders_rejected: u64,
+    /// Orders that a cut of the session took on their way.
+    pub orders_lost: u64,
+    /// How often the order connection was lost and came back.
+    pub order_cuts: u64,
     /// Executions.
     pub fills: u64,
     /// Holes in the feed's sequence.
     pub gaps_detected: u64,
-    /// Holes that nothing filled; gap recovery is not built yet, so all of them.
+    /// Holes that nothing filled.
     pub gaps_unrecovered: u64,
     /// Messages missing in them.
     pub messages_missing: u64,
-    /// The trader's book equals the exchange's at every point of comparison.
+    /// What each line of the feed brought, and recovery.
+    pub feed: Map<String, Value>,
+    /// Packets of the feed that made no sense, by cause.
+    pub feed_faults: Value,
+    /// What was asked for, and what came of it.
+    pub recovery: Value,
+    /// The trader's book equals the exchange's at every point of comparison that it came to.
     pub books_match: bool,
     /// Points at which both books were walked.
     pub books_compared: usize,
+    /// Points that lie in a gap which a snapshot filled.
+    pub books_passed_over: usize,
     /// Orders compared, over all points.
     pub book_orders_compared: u64,
     /// TCP segments sent again, by either side.
     pub retransmits: u64,
     /// What buses felt: counts by side.
     pub ledger: Map<String, Value>,
-    /// What the wire did, by path.
+    /// What the wires did, by path: the feed's two lines, orders (all TCP of the first wire), and what was asked for again.
     pub impairments: Map<String, Value>,
     /// What was measured by a real clock (virtual in simulated runs).
     pub host: Host,
@@ -79,63 +96,151 @@ pub struct Host {
     pub tick_to_trade_ns: Quantiles,
     /// From the device's write of the frame to that stamp, ns.
     pub ring_wait_ns: Quantiles,
+    /// How much later than the other line each brought its copy, ns.
+    pub line_lag_ns: [Quantiles; 2],
     /// From the intended to the real time of an exchange event, ns.
     pub schedule_lag_ns: Quantiles,
+    /// The same, apart: in calm and in bursts, where there are bursts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phases: Option<PhaseReports>,
     /// Time inside the transmit doorbells of both devices, ns: model, wire and the far end's DMA.
     pub doorbell_ns: u64,
     /// The run, ns.
     pub wall_ns: u64,
 }
 
+/// What was measured in either phase.
+#[derive(Debug, Clone, Serialize)]
+pub struct PhaseReports {
+    /// Between bursts.
+    pub calm: PhaseReport,
+    /// In bursts.
+    pub burst: PhaseReport,
+}
+
+/// What was measured in one phase.
+#[derive(Debug, Clone, Serialize)]
+pub struct PhaseReport {
+    /// From the stamp of the poll that saw the tick to the store of the doorbell, ns.
+    pub tick_to_trade_ns: Quantiles,
+    /// From the intended to the real time of an exchange event, ns.
+    pub schedule_lag_ns: Quantiles,
+}
+
 impl Report {
     pub(super) fn new(outcome: &Outcome<'_>) -> Self {
-        let Outcome { config, exchange, trader, models, wire, wall_ns } = outcome;
-        let (tally, feed) = (trader.trader.orders().tally, trader.trader.feed());
-        let pairs = || exchange.digests.iter().zip(trader.trader.digests());
-        let books_compared = pairs().count();
+        let Outcome { config, exchange, trader, network, wall_ns } = outcome;
+        let (tally, handler) = (trader.trader.orders().tally, trader.trader.feed());
+        let (arbiter, recovery) = (handler.arbiter(), handler.recovery());
+        let (feed, sources) = (arbiter.stats(), Source::ALL.map(|source| (source, arbiter.source_stats(source))));
+        let digests = trader.trader.digests();
+        let pairs = || exchange.digests.iter().zip(digests).filter_map(|(theirs, ours)| Some((theirs, ours.as_ref()?)));
+        let (books_compared, passed_over) = (pairs().count(), digests.iter().filter(|ours| ours.is_none()).count());
         let refusals = tally.refused.iter().map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
-        let ledger = ["exchange", "trader"].into_iter().zip(models.iter()).map(|(side, model)| {
-            let entries = model.ledger().entries().map(|(name, count)| (name.to_owned(), count.into())).collect();
-            (side.to_owned(), Value::Object(entries))
-        });
-        let impairments = wire.stats().into_iter().map(|(path, stats)| {
+        let impairments = network.stats().map(|(path, stats)| {
             let stats = json!({
                 "frames": stats.frames, "lost": stats.lost, "duplicated": stats.duplicated,
-                "reordered": stats.reordered, "corrupted": stats.corrupted,
+                "reordered": stats.reordered, "corrupted": stats.corrupted, "dead": stats.dead,
             });
             (path.to_owned(), stats)
         });
+        let lines = sources.map(|(source, stats)| {
+            let (packets, messages, duplicates) = (stats.packets, stats.messages, stats.duplicates);
+            let brought = json!({ "packets": packets, "messages": messages, "duplicates": duplicates });
+            let mut brought = brought.as_object().cloned().unwrap_or_default();
+            if source != Source::Recovery {
+                brought.insert("absent".to_owned(), stats.absent.into());
+                brought.insert("silences".to_owned(), stats.silences.into());
+            }
+            (source.name().to_owned(), Value::Object(brought))
+        });
+        let answers = exchange.retransmissions;
         Self {
             seed: config.seed,
             simulated: config.simulated,
+            ticks_offered: exchange.exchange.messages,
             ticks: trader.trader.ticks(),
-            messages: feed.messages + feed.duplicates,
+            messages: sources.iter().map(|(_, stats)| stats.messages + stats.duplicates).sum(),
             packets: exchange.packets,
+            drops: drops(trader, feed.not_held),
             orders_decided: tally.decided,
             orders_sent: tally.sent,
+            orders_prepared: tally.prepared,
             orders_refused: tally.refused.total(),
             refusals,
             orders_accepted: tally.accepted,
             orders_rejected: tally.rejected,
+            orders_lost: tally.lost,
+            order_cuts: trader.trader.session().stats().cuts,
             fills: tally.fills,
             gaps_detected: feed.gaps,
-            gaps_unrecovered: feed.gaps,
+            gaps_unrecovered: arbiter.holes(),
             messages_missing: feed.missing,
-            books_match: books_compared == POINTS && pairs().all(|(theirs, ours)| theirs == ours),
+            feed: lines.into_iter().collect(),
+            feed_faults: json!({
+                "truncated": feed.truncated, "bad_blocks": feed.bad_blocks, "bad_sequence": feed.bad_sequence,
+                "other_session": feed.other_session, "bad_messages": trader.trader.bad().feed,
+            }),
+            recovery: json!({
+                "requests": recovery.requests, "repeated": recovery.repeated, "exhausted": recovery.exhausted,
+                "answered": answers.answered, "answered_messages": answers.messages, "too_old": answers.too_old,
+                "snapshots": feed.snapshots, "snapshots_failed": recovery.snapshots_failed,
+            }),
+            books_match: books_compared > 0
+                && books_compared + passed_over == POINTS
+                && pairs().all(|(theirs, ours)| theirs == ours),
             books_compared,
+            books_passed_over: passed_over,
             book_orders_compared: pairs().map(|(theirs, ours)| theirs.orders().min(ours.orders())).sum(),
-            retransmits: exchange.stack.retransmits + trader.stack.retransmits,
-            ledger: ledger.collect(),
+            retransmits: exchange.ends.iter().chain(&trader.ends).map(|end| end.stack.retransmits).sum(),
+            ledger: ["exchange", "trader"].into_iter().zip(0..).map(|(side, at)| ledger(network, side, at)).collect(),
             impairments: impairments.collect(),
             host: Host {
-                tick_to_trade_ns: trader.trader.tick_to_trade().quantiles(),
+                tick_to_trade_ns: trader.trader.tick_to_trade().all().quantiles(),
                 ring_wait_ns: trader.trader.ring_wait().quantiles(),
-                schedule_lag_ns: exchange.lag.quantiles(),
-                doorbell_ns: models.iter().map(|model| model.doorbell_ns()).sum(),
+                line_lag_ns: [Source::A, Source::B]
+                    .map(|line| arbiter.lag(line).map(Spans::quantiles).unwrap_or_default()),
+                schedule_lag_ns: exchange.lags.all().quantiles(),
+                phases: config.burst.map(|_| {
+                    let [calm, burst] = [Phase::Calm, Phase::Burst].map(|phase| PhaseReport {
+                        tick_to_trade_ns: trader.trader.tick_to_trade().of(phase).quantiles(),
+                        schedule_lag_ns: exchange.lags.of(phase).quantiles(),
+                    });
+                    PhaseReports { calm, burst }
+                }),
+                doorbell_ns: [0, 1].map(|side| doorbell_ns(network, side)).iter().sum(),
                 wall_ns: *wall_ns,
             },
         }
     }
+}
+
+/// What the queues between the wires and the books had no room for.
+fn drops(trader: &TraderOutcome, not_held: u64) -> Map<String, Value> {
+    let sum = |count: fn(&EndStats) -> u64| trader.ends.iter().map(count).sum::<u64>();
+    let drops = [
+        ("ring_full", sum(|end| end.port.rx_missed)),
+        ("no_buffer", sum(|end| end.stack.drops.no_buffer)),
+        ("line_ring_full", trader.ring_drops),
+        ("hold_back_full", not_held),
+    ];
+    drops.into_iter().map(|(cause, count)| (cause.to_owned(), count.into())).collect()
+}
+
+/// What the buses of one side felt, over all of its ports.
+fn ledger(network: &Network, side: &str, at: usize) -> (String, Value) {
+    let mut sums = Map::new();
+    for model in network.side(at) {
+        for (name, count) in model.ledger().entries() {
+            let sum = sums.get(name).and_then(Value::as_u64).unwrap_or(0) + count;
+            sums.insert(name.to_owned(), sum.into());
+        }
+    }
+    (side.to_owned(), Value::Object(sums))
+}
+
+fn doorbell_ns(network: &Network, side: usize) -> u64 {
+    network.side(side).iter().map(|model| model.doorbell_ns()).sum()
 }
 
 impl fmt::Display for Report {
@@ -144,22 +249,39 @@ impl fmt::Display for Report {
         let time = if self.simulated { "virtual time" } else { "real time, two threads" };
         writeln!(f, "market, seed {}: {time}, {seconds:.1} s", self.seed)?;
         writeln!(f)?;
-        writeln!(f, "  ticks applied       {:>12}", self.ticks)?;
+        let dropped: u64 = self.drops.values().filter_map(Value::as_u64).sum();
         writeln!(
             f,
-            "  orders              {:>12}   accepted {}, rejected {}, refused by limits {}",
-            self.orders_sent, self.orders_accepted, self.orders_rejected, self.orders_refused
+            "  ticks applied       {:>12}   offered {}, dropped by our own queues {dropped}",
+            self.ticks, self.ticks_offered
+        )?;
+        writeln!(
+            f,
+            "  orders              {:>12}   prepared {}, accepted {}, rejected {}, refused by limits {}",
+            self.orders_sent, self.orders_prepared, self.orders_accepted, self.orders_rejected, self.orders_refused
         )?;
         writeln!(f, "  fills               {:>12}", self.fills)?;
-        writeln!(f, "  gaps                {:>12}   messages missing {}", self.gaps_detected, self.messages_missing)?;
+        writeln!(
+            f,
+            "  gaps                {:>12}   messages missing {}, gaps unrecovered {}",
+            self.gaps_detected, self.messages_missing, self.gaps_unrecovered
+        )?;
         writeln!(f, "  TCP retransmits     {:>12}", self.retransmits)?;
         writeln!(f)?;
         writeln!(f, "  ns                       p50       p90       p99     p99.9        max")?;
-        let rows = [
+        let mut rows = vec![
             ("tick to order", &self.host.tick_to_trade_ns),
             ("ring wait", &self.host.ring_wait_ns),
             ("schedule lag", &self.host.schedule_lag_ns),
         ];
+        if let Some(PhaseReports { calm, burst }) = &self.host.phases {
+            rows.extend([
+                ("tick, calm", &calm.tick_to_trade_ns),
+                ("tick, burst", &burst.tick_to_trade_ns),
+                ("lag, calm", &calm.schedule_lag_ns),
+                ("lag, burst", &burst.schedule_lag_ns),
+            ]);
+        }
         for (name, q) in rows {
             writeln!(f, "  {name:<16} {:>11} {:>9} {:>9} {:>9} {:>10}", q.p50, q.p90, q.p99, q.p999, q.max)?;
         }

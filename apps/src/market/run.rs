@@ -6,16 +6,15 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use barewire_driver::clock::{Clock, Nanos, SimulatedClock};
-use barewire_models::wire::{Delivery, Impairment, Match, Wire, WireConfig};
-use barewire_models::{Ixgbe82599, PortId};
 use barewire_netstack::placement::{self, Idle};
 
-use super::hosts::{ExchangeHost, ExchangeOutcome, FEED, MACS, Shared, TraderHost, TraderOutcome};
+use super::hosts::{ExchangeHost, ExchangeOutcome, LineHost, Progress, Shared, TraderHost, TraderOutcome};
+use super::network::Network;
 use super::report::{Outcome, Report};
 use super::{Config, Error};
+use crate::feed::ring;
+use crate::trade::kill::KillSwitch;
 
-/// The time a frame takes on the simulated wire.
-const LATENCY: Nanos = 1_000;
 /// How much longer than planned a concurrent run may take before it is given up.
 const GRACE: Nanos = 60_000_000_000;
 /// Virtual time in which a simulated run must be over: TCP backs off to a minute a segment, and orders must all be answered.
@@ -26,41 +25,26 @@ const VIRTUAL_LIMIT: Nanos = 24 * 3_600 * 1_000_000_000;
 /// # Errors
 /// When the configuration is out of range, a port does not come up, a device breaks its contract, or the run does not end in time.
 pub fn run(config: &Config) -> Result<Report, Error> {
+    run_watched(config, &Progress::default(), &KillSwitch::default())
+}
+
+/// As [`run`]; `progress` can be looked at from another thread meanwhile, and `kill` pressed.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_watched(config: &Config, progress: &Progress, kill: &KillSwitch) -> Result<Report, Error> {
     config.check()?;
     let simulated = config.simulated.then(SimulatedClock::default);
     let clock = simulated.clone().map_or_else(Clock::calibrated, Clock::Simulated);
-    let models = MACS.map(|mac| Ixgbe82599::new(mac, clock.clone()));
-    let wire = wire(config, &clock, &models)?;
-    let shared = Arc::new(Shared::default());
+    let network = Network::new(config, &clock)?;
+    let shared = Arc::new(Shared::new(progress.clone(), kill.clone()));
     let started = std::time::Instant::now();
     let (exchange, trader) = match simulated {
-        Some(time) => simulate(config, &time, &shared, &models, &wire)?,
-        None => race(config, &clock, &shared, &models)?,
+        Some(time) => simulate(config, &time, &shared, &network)?,
+        None => race(config, &clock, &shared, &network)?,
     };
     let wall_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    Ok(Report::new(&Outcome { config, exchange: &exchange, trader: &trader, models: &models, wire: &wire, wall_ns }))
-}
-
-fn wire(config: &Config, clock: &Clock, models: &[Arc<Ixgbe82599>; 2]) -> Result<Arc<Wire>, Error> {
-    let delivery = if config.simulated { Delivery::Simulated { latency_ns: LATENCY } } else { Delivery::Immediate };
-    let impairments = vec![
-        Impairment { loss: config.loss, ..Impairment::new("feed", Match::Group(*FEED.ip())) },
-        Impairment { loss: config.tcp_loss, ..Impairment::new("orders", Match::Tcp) },
-    ];
-    // A perfect wire has no rules, and takes no lock.
-    let impaired = config.loss > 0.0 || config.tcp_loss > 0.0;
-    let impairments = if impaired { impairments } else { Vec::new() };
-    let [exchange, trader] = models;
-    let stations = [exchange.clone() as Arc<dyn barewire_models::Mac>, trader.clone()];
-    let wire = Wire::join(
-        clock.clone(),
-        &stations,
-        WireConfig { seed: config.seed, impairments, ..WireConfig::perfect(delivery) },
-    )?;
-    for (model, port) in models.iter().zip(0..) {
-        model.connect(wire.clone(), PortId(port));
-    }
-    Ok(wire)
+    Ok(Report::new(&Outcome { config, exchange: &exchange, trader: &trader, network: &network, wall_ns }))
 }
 
 type Finished = (ExchangeOutcome, TraderOutcome);
@@ -70,21 +54,20 @@ fn simulate(
     config: &Config,
     time: &SimulatedClock,
     shared: &Arc<Shared>,
-    [exchange, trader]: &[Arc<Ixgbe82599>; 2],
-    wire: &Wire,
+    network: &Network,
 ) -> Result<Finished, Error> {
     let clock = Clock::Simulated(time.clone());
-    let mut exchange = ExchangeHost::open(config, Arc::clone(shared), Arc::clone(exchange))?;
-    let mut trader = TraderHost::open(config, clock, Arc::clone(shared), Arc::clone(trader))?;
+    let mut exchange = ExchangeHost::open(config, Arc::clone(shared), &network.side(0))?;
+    let mut trader = TraderHost::open(config, clock, Arc::clone(shared), &network.side(1))?;
     while !shared.is_over() {
         let now = time.now();
         if now > VIRTUAL_LIMIT {
             return Err(Error::Stalled { seconds: VIRTUAL_LIMIT / 1_000_000_000 });
         }
-        wire.run_until(now);
+        network.run_until(now);
         exchange.poll(now)?;
         trader.poll(now)?;
-        let due = [wire.next_event(), exchange.next_deadline(now), trader.next_deadline(now)];
+        let due = [network.next_event(), exchange.next_deadline(now), trader.next_deadline(now)];
         let next = due.into_iter().flatten().min().unwrap_or(now);
         time.advance_to(next.max(now + 1));
     }
@@ -102,15 +85,14 @@ impl Drop for Departure<'_> {
     }
 }
 
-/// Two threads, each busy with its own port. What one sends is written into the other's memory by the sender's thread.
-fn race(
-    config: &Config,
-    clock: &Clock,
-    shared: &Arc<Shared>,
-    [exchange, trader]: &[Arc<Ixgbe82599>; 2],
-) -> Result<Finished, Error> {
-    const BUSY: usize = 2;
-    let idle = Idle::for_threads(BUSY);
+/// What a thread came to; its panic goes on here.
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Two threads, each busy with its own ports, and a third where the second line has a core to itself. What one sends is written into the other's memory by the sender's thread.
+fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network) -> Result<Finished, Error> {
+    let idle = Idle::for_threads(1 + config.feed_cores);
     let planned = config.ticks.saturating_mul(1_000_000_000) / config.rate;
     let limit = clock.now().saturating_add(planned).saturating_add(GRACE);
     let place =
@@ -119,30 +101,55 @@ fn race(
         let stalled = Error::Stalled { seconds: limit / 1_000_000_000 };
         if now < limit { Ok(()) } else { Err(stalled) }
     };
+    let models = network.side(1);
     thread::scope(|scope| {
         let exchange = scope.spawn(|| {
             let mut departure = Departure(shared, false);
             place(0)?;
-            let mut host = ExchangeHost::open(config, Arc::clone(shared), Arc::clone(exchange))?;
+            let mut host = ExchangeHost::open(config, Arc::clone(shared), &network.side(0))?;
             while !shared.is_over() {
                 let now = clock.now();
                 host.poll(now)?;
                 watch(now)?;
                 if idle == Idle::Yield {
-                    idle.wait();
+                    thread::yield_now();
                 }
             }
             departure.1 = true;
             host.finish()
         });
+        let rest = || match idle {
+            Idle::Yield => thread::yield_now(),
+            _ => std::hint::spin_loop(),
+        };
+        let (writer, reader) = (config.feed_cores == 2).then(ring::ring).transpose()?.unzip();
+        let second = writer.zip(models.get(1)).map(|(writer, model)| {
+            scope.spawn(move || {
+                let mut departure = Departure(shared, false);
+                place(2)?;
+                let mut host = LineHost::open(config, clock, model, writer)?;
+                while !shared.is_over() {
+                    if host.poll(clock.now())? == 0 {
+                        rest();
+                    }
+                }
+                departure.1 = true;
+                host.finish()
+            })
+        });
         let trader = || {
             let mut departure = Departure(shared, false);
             place(1)?;
-            let mut host = TraderHost::open(config, clock.clone(), Arc::clone(shared), Arc::clone(trader))?;
+            let polled = &models[..if second.is_some() { 1 } else { models.len() }];
+            let host = TraderHost::open(config, clock.clone(), Arc::clone(shared), polled)?;
+            let mut host = match reader {
+                Some(reader) => host.reading(reader),
+                None => host,
+            };
             while !shared.is_over() {
                 let now = clock.now();
                 if host.poll(now)? == 0 {
-                    idle.wait();
+                    rest();
                 }
                 watch(now)?;
             }
@@ -151,7 +158,12 @@ fn race(
         };
         // The trader stays on the calling thread.
         let trader = trader();
-        let exchange = exchange.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((exchange?, trader?))
+        let (exchange, second) = (joined(exchange), second.map(joined).transpose());
+        let mut trader = trader?;
+        if let Some((end, drops)) = second? {
+            trader.ends.push(end);
+            trader.ring_drops = drops;
+        }
+        Ok((exchange?, trader))
     })
 }

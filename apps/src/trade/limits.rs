@@ -1,7 +1,10 @@
-//! The checks that every order passes before it may leave: size, value, price collar, open orders, position.
+//! The limits that every order is held against at the moment it would leave: size, value, price collar, open orders, position, rate, the age of the
+//! book, and no match with oneself.
 //!
-//! A refusal is typed and counted; it costs the order, never the session.
+//! A refusal is typed, counted and kept for the log; it costs the order, never the session.
 #![forbid(unsafe_code)]
+
+use barewire_driver::clock::Nanos;
 
 use super::strategy::{Direction, Intent, Top};
 
@@ -18,6 +21,12 @@ pub struct Limits {
     pub open_orders: u32,
     /// Most shares held or owed in one stock, counting what open orders could still add.
     pub position_shares: u32,
+    /// Most orders a second, over time; at least one.
+    pub orders_per_second: u32,
+    /// Most orders at once, after a rest; at least one.
+    pub burst: u32,
+    /// For how long nothing may have been heard of the feed.
+    pub book_age: Nanos,
 }
 
 impl Default for Limits {
@@ -28,6 +37,9 @@ impl Default for Limits {
             collar_bps: 200,
             open_orders: 64,
             position_shares: 2_000,
+            orders_per_second: 100_000,
+            burst: 64,
+            book_age: 2_000_000_000,
         }
     }
 }
@@ -50,8 +62,23 @@ pub enum Refusal {
     /// The position could grow beyond its limit.
     #[error("position limit")]
     Position,
+    /// Too many orders in too short a time.
+    #[error("order rate is above the limit")]
+    Rate,
+    /// The book is not up to date: messages are missing, or nothing was heard for too long.
+    #[error("book is stale")]
+    StaleBook,
+    /// The stock is not traded.
+    #[error("stock is halted")]
+    Halted,
+    /// It would meet an order of our own.
+    #[error("order would meet an own order")]
+    SelfMatch,
+    /// The kill switch is pressed.
+    #[error("kill switch is pressed")]
+    Killed,
     /// There is no session to send it on.
-    #[error("order session is not logged in")]
+    #[error("order session is not ready")]
     NoSession,
     /// TCP has no room for it.
     #[error("order session has no room to send")]
@@ -60,7 +87,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// How many reasons there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 12;
 
     /// All reasons, in the order of their counters.
     pub const ALL: [Self; Self::COUNT] = [
@@ -69,6 +96,11 @@ impl Refusal {
         Self::Collar,
         Self::OpenOrders,
         Self::Position,
+        Self::Rate,
+        Self::StaleBook,
+        Self::Halted,
+        Self::SelfMatch,
+        Self::Killed,
         Self::NoSession,
         Self::BackPressure,
     ];
@@ -81,6 +113,11 @@ impl Refusal {
             Self::Collar => "collar",
             Self::OpenOrders => "open_orders",
             Self::Position => "position",
+            Self::Rate => "rate",
+            Self::StaleBook => "stale_book",
+            Self::Halted => "halted",
+            Self::SelfMatch => "self_match",
+            Self::Killed => "killed",
             Self::NoSession => "no_session",
             Self::BackPressure => "back_pressure",
         }
@@ -120,9 +157,22 @@ pub struct Exposure {
     pub open_buy: u64,
     /// Shares that open sell orders could still take away.
     pub open_sell: u64,
+    /// Buy orders that may rest in the book.
+    pub resting_buys: u32,
+    /// Sell orders that may rest in the book.
+    pub resting_sells: u32,
 }
 
 impl Exposure {
+    /// Shares of open orders and orders that may rest, on one side.
+    #[inline]
+    pub(super) fn side_mut(&mut self, is_sell: bool) -> (&mut u64, &mut u32) {
+        match is_sell {
+            true => (&mut self.open_sell, &mut self.resting_sells),
+            false => (&mut self.open_buy, &mut self.resting_buys),
+        }
+    }
+
     /// The largest position, in absolute shares, once all that is open on `side` and `shares` more have executed.
     #[inline]
     fn worst(&self, side: Direction, shares: u32) -> i64 {
@@ -134,10 +184,35 @@ impl Exposure {
     }
 }
 
+/// How things stand at the moment of release.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// The time.
+    pub now: Nanos,
+    /// The stock's book, by its best prices.
+    pub top: &'a Top,
+    /// What is at risk in the stock, without the order.
+    pub exposure: &'a Exposure,
+    /// Orders that the exchange has not finished with, without this one.
+    pub open_orders: u32,
+    /// When something was last heard of the feed.
+    pub heard: Nanos,
+    /// Whether something of the feed is missing.
+    pub is_stale: bool,
+    /// Whether the stock is halted.
+    pub is_halted: bool,
+}
+
 impl Limits {
-    /// Passes the order, or says what it broke. `open_orders` and `exposure` are as they stand without it.
+    /// Passes the order, or says what it broke. Rate and own orders are not looked at.
     #[inline]
-    pub fn check(&self, intent: &Intent, top: &Top, exposure: &Exposure, open_orders: u32) -> Result<(), Refusal> {
+    pub fn check(&self, intent: &Intent, at: &Situation<'_>) -> Result<(), Refusal> {
+        if at.is_stale || at.now.saturating_sub(at.heard) > self.book_age {
+            return Err(Refusal::StaleBook);
+        }
+        if at.is_halted {
+            return Err(Refusal::Halted);
+        }
         if intent.shares == 0 || intent.shares > self.order_shares {
             return Err(Refusal::Shares);
         }
@@ -145,21 +220,24 @@ impl Limits {
         if u64::from(intent.price).wrapping_mul(u64::from(intent.shares)) > self.order_notional {
             return Err(Refusal::Notional);
         }
-        if !self.inside_collar(intent, top) {
+        if !self.inside_collar(intent, at.top) {
             return Err(Refusal::Collar);
         }
-        if open_orders >= self.open_orders {
+        if at.open_orders >= self.open_orders {
             return Err(Refusal::OpenOrders);
         }
-        if exposure.worst(intent.side, intent.shares) > i64::from(self.position_shares) {
+        if at.exposure.worst(intent.side, intent.shares) > i64::from(self.position_shares) {
             return Err(Refusal::Position);
         }
         Ok(())
     }
 
-    /// Whether a buy is not too dear and a sale not too cheap, measured from the middle of the book.
+    /// Whether a buy is not too dear and a sale not too cheap, measured from the middle of the book. Without a middle, nothing is inside.
     #[inline]
     fn inside_collar(&self, intent: &Intent, top: &Top) -> bool {
+        if top.bid.price == 0 || top.ask.price == 0 {
+            return false;
+        }
         // price <= (bid + ask) / 2 * (1 + bps / 10,000), without a division. All factors are below 2^34 and 2^15.
         let twice_middle = u64::from(top.bid.price).wrapping_add(u64::from(top.ask.price));
         let price = u64::from(intent.price).wrapping_mul(20_000);
@@ -171,6 +249,38 @@ impl Limits {
     }
 }
 
+/// A token bucket in nanoseconds: a token for every order, a new one every interval, at most a burst of them.
+///
+/// Instead of tokens it keeps the time at which the bucket would be full again (the generic cell rate algorithm, ITU-T I.371, annex A), so nothing has to
+/// be refilled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenBucket {
+    interval: Nanos,
+    /// How far ahead the time of being full may lie, for one more token to be there.
+    slack: Nanos,
+    full_at: Nanos,
+}
+
+impl TokenBucket {
+    /// A full bucket for the rate and the burst of `limits`.
+    pub fn new(limits: &Limits) -> Self {
+        let interval = 1_000_000_000u64.div_ceil(u64::from(limits.orders_per_second.max(1)));
+        Self { interval, slack: interval.saturating_mul(u64::from(limits.burst.max(1)) - 1), full_at: 0 }
+    }
+
+    /// Whether there is a token.
+    #[inline]
+    pub fn has_token(&self, now: Nanos) -> bool {
+        self.full_at <= now.saturating_add(self.slack)
+    }
+
+    /// Takes one.
+    #[inline]
+    pub fn take(&mut self, now: Nanos) {
+        self.full_at = self.full_at.max(now).saturating_add(self.interval);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::strategy::Level;
@@ -179,15 +289,31 @@ mod tests {
     const TOP: Top = Top { bid: Level { price: 99_0000, shares: 500 }, ask: Level { price: 101_0000, shares: 500 } };
 
     fn buy(price: u32, shares: u32) -> Intent {
-        Intent { side: Direction::Buy, stock: 1, price, shares }
+        Intent { side: Direction::Buy, stock: 1, price, shares, rests: false }
     }
 
     fn sell(price: u32, shares: u32) -> Intent {
         Intent { side: Direction::Sell, ..buy(price, shares) }
     }
 
+    const QUIET: Exposure = Exposure { position: 0, open_buy: 0, open_sell: 0, resting_buys: 0, resting_sells: 0 };
+    const NOW: Nanos = 5_000_000_000;
+    const CALM: Situation<'static> = Situation {
+        now: NOW,
+        top: &TOP,
+        exposure: &QUIET,
+        open_orders: 0,
+        heard: NOW,
+        is_stale: false,
+        is_halted: false,
+    };
+
+    fn check_at(intent: Intent, at: Situation<'_>) -> Result<(), Refusal> {
+        Limits::default().check(&intent, &at)
+    }
+
     fn check(intent: Intent) -> Result<(), Refusal> {
-        Limits::default().check(&intent, &TOP, &Exposure::default(), 0)
+        check_at(intent, CALM)
     }
 
     #[test]
@@ -205,7 +331,7 @@ mod tests {
     #[test]
     fn order_of_too_much_value_is_refused() {
         let top = Top { bid: Level { price: 99_900_000, shares: 1 }, ask: Level { price: 100_000_000, shares: 1 } };
-        let check = |shares| Limits::default().check(&buy(100_000_000, shares), &top, &Exposure::default(), 0);
+        let check = |shares| check_at(buy(100_000_000, shares), Situation { top: &top, ..CALM });
         assert_eq!(check(50), Ok(()));
         assert_eq!(check(51), Err(Refusal::Notional));
     }
@@ -223,23 +349,59 @@ mod tests {
     fn collar_at_the_highest_price_does_not_wrap() {
         let top = Top { bid: Level { price: u32::MAX, shares: 1 }, ask: Level { price: u32::MAX, shares: 1 } };
         let limits = Limits { order_notional: u64::MAX, ..Limits::default() };
-        assert_eq!(limits.check(&buy(u32::MAX, 1), &top, &Exposure::default(), 0), Ok(()));
+        assert_eq!(limits.check(&buy(u32::MAX, 1), &Situation { top: &top, ..CALM }), Ok(()));
     }
 
     #[test]
     fn open_orders_at_the_limit_refuse_one_more() {
-        let check = |open| Limits::default().check(&buy(101_0000, 1), &TOP, &Exposure::default(), open);
+        let check = |open_orders| check_at(buy(101_0000, 1), Situation { open_orders, ..CALM });
         assert_eq!(check(63), Ok(()));
         assert_eq!(check(64), Err(Refusal::OpenOrders));
     }
 
     #[test]
     fn position_counts_what_is_open_on_the_same_side() {
-        let exposure = Exposure { position: 1_500, open_buy: 400, open_sell: 0 };
-        let check = |intent| Limits::default().check(&intent, &TOP, &exposure, 0);
+        let exposure = Exposure { position: 1_500, open_buy: 400, ..QUIET };
+        let check = |intent| check_at(intent, Situation { exposure: &exposure, ..CALM });
         assert_eq!(check(buy(101_0000, 100)), Ok(()));
         assert_eq!(check(buy(101_0000, 101)), Err(Refusal::Position));
         assert_eq!(check(sell(99_0000, 1_000)), Ok(()));
+    }
+
+    #[test]
+    fn stale_silent_or_halted_book_refuses_everything() {
+        let order = buy(101_0000, 1);
+        assert_eq!(check_at(order, Situation { is_stale: true, ..CALM }), Err(Refusal::StaleBook));
+        assert_eq!(check_at(order, Situation { is_halted: true, ..CALM }), Err(Refusal::Halted));
+        let age = Limits::default().book_age;
+        assert_eq!(check_at(order, Situation { heard: NOW - age, ..CALM }), Ok(()));
+        assert_eq!(check_at(order, Situation { heard: NOW - age - 1, ..CALM }), Err(Refusal::StaleBook));
+        // A clock that steps back makes nothing older.
+        assert_eq!(check_at(order, Situation { now: 0, ..CALM }), Ok(()));
+    }
+
+    #[test]
+    fn book_without_a_side_has_no_collar_to_be_inside_of() {
+        let top = Top { ask: Level::default(), ..TOP };
+        assert_eq!(check_at(sell(99_0000, 1), Situation { top: &top, ..CALM }), Err(Refusal::Collar));
+    }
+
+    #[test]
+    fn bucket_gives_a_burst_and_then_one_token_an_interval() {
+        let limits = Limits { orders_per_second: 1_000, burst: 3, ..Limits::default() };
+        let mut bucket = TokenBucket::new(&limits);
+        let mut take = |now| {
+            let has = bucket.has_token(now);
+            if has {
+                bucket.take(now);
+            }
+            has
+        };
+        assert_eq!([0, 0, 0, 0].map(&mut take), [true, true, true, false]);
+        assert_eq!([999_999, 1_000_000, 1_000_001].map(&mut take), [false, true, false]);
+        assert_eq!([1_000_000_000; 4].map(&mut take), [true, true, true, false]);
+        // A clock that steps back gives nothing away.
+        assert!(!take(0));
     }
 
     #[test]
@@ -249,7 +411,7 @@ mod tests {
             refusals.count(reason);
         }
         refusals.count(Refusal::Collar);
-        assert_eq!(refusals.total(), 8);
+        assert_eq!(refusals.total(), 1 + Refusal::COUNT as u64);
         for (reason, count) in refusals.iter() {
             assert_eq!(count, if reason == Refusal::Collar { 2 } else { 1 }, "{}", reason.name());
         }

@@ -4,7 +4,7 @@
 use super::limits::{Exposure, Refusals};
 use super::strategy::{Direction, Intent};
 
-/// What became of the orders. Every order decided is sent or refused; every order sent is answered by acceptance or rejection.
+/// What became of the orders. Every order decided is sent or refused; every order sent is accepted, rejected, or known to be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Orders that the strategy wanted.
@@ -13,6 +13,8 @@ pub struct Tally {
     pub refused: Refusals,
     /// Orders handed to TCP.
     pub sent: u64,
+    /// Of these, orders that had been written and parked before they were wanted.
+    pub prepared: u64,
     /// Orders that the exchange accepted.
     pub accepted: u64,
     /// Orders that the exchange rejected.
@@ -21,14 +23,16 @@ pub struct Tally {
     pub fills: u64,
     /// Shares in those executions.
     pub filled_shares: u64,
+    /// Orders that never reached the exchange: a cut took them.
+    pub lost: u64,
     /// Answers that name no open order.
     pub strays: u64,
 }
 
 impl Tally {
-    /// Orders sent that the exchange has neither accepted nor rejected.
+    /// Orders sent of which nothing is known.
     pub fn unanswered(&self) -> u64 {
-        self.sent.saturating_sub(self.accepted.saturating_add(self.rejected))
+        self.sent.saturating_sub(self.accepted.saturating_add(self.rejected).saturating_add(self.lost))
     }
 }
 
@@ -45,7 +49,21 @@ struct Open {
     number: u32,
     stock: u16,
     is_sell: bool,
+    price: u32,
     shares: u32,
+    /// Whether it may rest in the book.
+    rests: bool,
+    /// Whether the exchange has accepted it.
+    is_accepted: bool,
+}
+
+impl Open {
+    /// Whether this order, resting in the book, and one of the other side at `price` would meet.
+    fn meets(&self, intent: &Intent) -> bool {
+        let is_other_side = self.is_sell == (intent.side == Direction::Buy);
+        let is_in_reach = if self.is_sell { self.price <= intent.price } else { self.price >= intent.price };
+        self.number != 0 && self.rests && self.stock == intent.stock && is_other_side && is_in_reach
+    }
 }
 
 /// All orders of one session, in tables that never grow.
@@ -98,11 +116,13 @@ impl Orders {
     pub fn sent(&mut self, number: u32, intent: &Intent) {
         let is_sell = intent.side == Direction::Sell;
         if let Some(slot) = self.open.get_mut(number as usize % SLOTS) {
-            *slot = Open { number, stock: intent.stock, is_sell, shares: intent.shares };
+            let &Intent { stock, price, shares, rests, .. } = intent;
+            *slot = Open { number, stock, is_sell, price, shares, rests, is_accepted: false };
         }
         if let Some(exposure) = self.exposure.get_mut(usize::from(intent.stock)) {
-            let open = if is_sell { &mut exposure.open_sell } else { &mut exposure.open_buy };
+            let (open, resting) = exposure.side_mut(is_sell);
             *open = open.wrapping_add(u64::from(intent.shares));
+            *resting = resting.wrapping_add(u32::from(intent.rests));
         }
         self.last_number = number;
         self.open_count = self.open_count.wrapping_add(1);
@@ -111,10 +131,12 @@ impl Orders {
 
     /// The exchange accepted the order.
     pub fn accepted(&mut self, number: u32) {
-        if self.find(number).is_some() {
-            self.tally.accepted += 1;
-        } else {
-            self.tally.strays += 1;
+        match self.find(number).filter(|open| !open.is_accepted) {
+            Some(open) => {
+                open.is_accepted = true;
+                self.tally.accepted += 1;
+            }
+            None => self.tally.strays += 1,
         }
     }
 
@@ -145,6 +167,41 @@ impl Orders {
         }
     }
 
+    /// Uses a number up for a request that is no order.
+    pub fn take_number(&mut self) -> Option<u32> {
+        let number = self.last_number.checked_add(1)?;
+        self.last_number = number;
+        Some(number)
+    }
+
+    /// The exchange has said everything it had to say, and would take number `next` now: orders with that number and higher ones that it has said nothing
+    /// about are lost.
+    pub fn settle(&mut self, next: u32) {
+        for at in 0..SLOTS {
+            let Some(&Open { number, is_accepted, .. }) = self.open.get(at) else { break };
+            if number >= next.max(1) && !is_accepted {
+                self.take_open(number, u32::MAX, false);
+                self.tally.lost += 1;
+            }
+        }
+        // Numbers below are used up, whoever used them.
+        self.last_number = self.last_number.max(next.saturating_sub(1));
+    }
+
+    /// Whether an order would meet one of our own that may rest in the book.
+    #[inline]
+    pub fn meets_own(&self, intent: &Intent) -> bool {
+        let exposure = self.exposure(intent.stock);
+        let others = if intent.side == Direction::Buy { exposure.resting_sells } else { exposure.resting_buys };
+        others > 0 && self.open.iter().any(|open| open.meets(intent))
+    }
+
+    /// The shares of an open order, and its side.
+    pub fn open(&self, number: u32) -> Option<(Direction, u32)> {
+        let slot = self.open.get(number as usize % SLOTS).filter(|slot| number != 0 && slot.number == number)?;
+        Some((if slot.is_sell { Direction::Sell } else { Direction::Buy }, slot.shares))
+    }
+
     fn find(&mut self, number: u32) -> Option<&mut Open> {
         self.open.get_mut(number as usize % SLOTS).filter(|slot| number != 0 && slot.number == number)
     }
@@ -154,16 +211,19 @@ impl Orders {
         let slot = self.find(number)?;
         let taken = shares.min(slot.shares);
         slot.shares -= taken;
-        let Open { stock, is_sell, .. } = *slot;
-        if slot.shares == 0 {
+        let Open { stock, is_sell, rests, .. } = *slot;
+        let is_over = slot.shares == 0;
+        if is_over {
             *slot = Open::default();
             self.open_count = self.open_count.saturating_sub(1);
         }
         let exposure = self.exposure.get_mut(usize::from(stock))?;
-        let (open, sign) = if is_sell { (&mut exposure.open_sell, -1) } else { (&mut exposure.open_buy, 1) };
+        let (open, resting) = exposure.side_mut(is_sell);
         *open = open.saturating_sub(u64::from(taken));
+        *resting = resting.saturating_sub(u32::from(is_over && rests));
         if executed {
-            exposure.position += sign * i64::from(taken);
+            let signed = if is_sell { -i64::from(taken) } else { i64::from(taken) };
+            exposure.position = exposure.position.wrapping_add(signed);
         }
         Some(taken)
     }
@@ -175,7 +235,7 @@ mod tests {
 
     fn sent(orders: &mut Orders, side: Direction, shares: u32) -> u32 {
         let number = orders.next_number().unwrap();
-        orders.sent(number, &Intent { side, stock: 5, price: 100, shares });
+        orders.sent(number, &Intent { side, stock: 5, price: 100, shares, rests: true });
         number
     }
 
@@ -183,7 +243,7 @@ mod tests {
     fn order_sent_is_open_until_executed_and_cancelled() {
         let mut orders = Orders::default();
         let number = sent(&mut orders, Direction::Buy, 100);
-        assert_eq!(orders.exposure(5), Exposure { position: 0, open_buy: 100, open_sell: 0 });
+        assert_eq!(orders.exposure(5), Exposure { open_buy: 100, resting_buys: 1, ..Exposure::default() });
         orders.accepted(number);
         orders.executed(number, 60);
         assert_eq!((orders.open_count(), orders.exposure(5).position), (1, 60));
@@ -235,5 +295,35 @@ mod tests {
         assert_eq!(orders.next_number(), None);
         orders.cancelled(1, 1);
         assert_eq!(orders.next_number(), Some(SLOTS as u32 + 1));
+    }
+
+    #[test]
+    fn settling_loses_what_the_exchange_never_saw_and_keeps_the_rest() {
+        let mut orders = Orders::default();
+        let numbers = [100, 200, 300, 400].map(|shares| sent(&mut orders, Direction::Buy, shares));
+        orders.accepted(numbers[0]);
+        orders.rejected(numbers[1]);
+        orders.settle(numbers[2]);
+        assert_eq!((orders.tally.lost, orders.tally.unanswered(), orders.open_count()), (2, 0, 1));
+        assert_eq!(orders.exposure(5), Exposure { open_buy: 100, resting_buys: 1, ..Exposure::default() });
+        // What is lost stays lost, and its numbers are not used again.
+        orders.accepted(numbers[3]);
+        assert_eq!((orders.tally.strays, orders.next_number()), (1, Some(numbers[3] + 1)));
+        orders.settle(100);
+        assert_eq!(orders.next_number(), Some(100));
+    }
+
+    #[test]
+    fn own_order_is_met_at_its_price_and_only_while_it_rests() {
+        let mut orders = Orders::default();
+        let number = sent(&mut orders, Direction::Sell, 10);
+        let buy = |price| Intent { side: Direction::Buy, stock: 5, price, shares: 1, rests: false };
+        assert_eq!([99, 100, 101].map(|price| orders.meets_own(&buy(price))), [false, true, true]);
+        assert!(
+            !orders.meets_own(&Intent { stock: 6, ..buy(100) })
+                && !orders.meets_own(&Intent { side: Direction::Sell, ..buy(100) })
+        );
+        orders.executed(number, 10);
+        assert!(!orders.meets_own(&buy(100)));
     }
 }

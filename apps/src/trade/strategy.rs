@@ -41,10 +41,12 @@ pub struct Intent {
     pub price: u32,
     /// Shares.
     pub shares: u32,
+    /// Whether what is not executed at once stays in the book for the day, where otherwise it is cancelled.
+    pub rests: bool,
 }
 
 /// Ticks to stay quiet after a decision: at most some 4,000 orders in a million ticks.
-const QUIET_TICKS: u32 = 240;
+pub const QUIET_TICKS: u32 = 240;
 
 /// How many times more shares one side must show than the other.
 const LOPSIDED: u64 = 2;
@@ -66,6 +68,18 @@ impl Strategy {
         self.quiet == 0
     }
 
+    /// The orders that could come of this book, whichever way it leans.
+    pub fn candidates(stock: u16, top: &Top) -> [Intent; 2] {
+        let take = |side, level: Level| Intent {
+            side,
+            stock,
+            price: level.price,
+            shares: level.shares.min(CLIP) as u32,
+            rests: false,
+        };
+        [take(Direction::Buy, top.ask), take(Direction::Sell, top.bid)]
+    }
+
     /// Looks at a book that the tick changed.
     #[inline]
     pub fn decide(&mut self, stock: u16, top: &Top) -> Option<Intent> {
@@ -81,7 +95,7 @@ impl Strategy {
             return None;
         };
         self.quiet = QUIET_TICKS;
-        Some(Intent { side, stock, price: taken.price, shares: taken.shares.min(CLIP) as u32 })
+        Some(Intent { side, stock, price: taken.price, shares: taken.shares.min(CLIP) as u32, rests: false })
     }
 }
 
@@ -96,19 +110,27 @@ mod tests {
     #[test]
     fn heavy_bid_buys_the_ask() {
         let intent = Strategy::default().decide(7, &top((100, 400), (101, 60)));
-        assert_eq!(intent, Some(Intent { side: Direction::Buy, stock: 7, price: 101, shares: 60 }));
+        assert_eq!(intent, Some(Intent { side: Direction::Buy, stock: 7, price: 101, shares: 60, rests: false }));
     }
 
     #[test]
     fn heavy_ask_sells_to_the_bid_at_most_a_clip() {
         let intent = Strategy::default().decide(7, &top((100, 400), (101, 900)));
-        assert_eq!(intent, Some(Intent { side: Direction::Sell, stock: 7, price: 100, shares: 100 }));
+        assert_eq!(intent, Some(Intent { side: Direction::Sell, stock: 7, price: 100, shares: 100, rests: false }));
     }
 
     #[test]
     fn even_or_crossed_book_is_left_alone() {
         assert_eq!(Strategy::default().decide(7, &top((100, 400), (101, 400))), None);
         assert_eq!(Strategy::default().decide(7, &top((101, 400), (101, 1))), None);
+    }
+
+    #[test]
+    fn decision_is_one_of_the_candidates() {
+        for top in [top((100, 400), (101, 60)), top((100, 400), (101, 900))] {
+            let decided = Strategy::default().decide(7, &top).unwrap();
+            assert!(Strategy::candidates(7, &top).contains(&decided));
+        }
     }
 
     #[test]

@@ -2,78 +2,28 @@
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use barewire_driver::TxQueue;
 use barewire_driver::clock::{Clock, Nanos};
 use barewire_netstack::{Context, Datagram, TcpId};
-use zerocopy::IntoBytes;
-use zerocopy::byteorder::big_endian::U16;
 
-use super::limits::{Limits, Refusal};
+use super::entry::Entry;
+use super::kill::KillSwitch;
+use super::limits::{Limits, Refusal, Situation};
 use super::orders::Orders;
-use super::strategy::{Direction, Intent, Level, Strategy, Top};
+use super::strategy::{Intent, Level, Strategy, Top};
 use crate::digest::{Digest, Side};
-use crate::feed::book::{Best, Books, Capacity};
+use crate::feed::arbiter::{Sequenced, Source};
+use crate::feed::book::{Best, Books, Capacity, WINDOW};
+use crate::feed::handler::{self, Handler, Update};
 use crate::feed::itch::Message;
 use crate::feed::moldudp64;
-use crate::fields::{Alpha, record};
-use crate::market::Spans;
-use crate::market::compare::Points;
-use crate::order::ouch::{EnterOrder, Outbound};
-use crate::order::soupbin::{self, Assembler, Client, ClientEvent, State};
-
-record! {
-    /// An order as it goes on the stream: SoupBinTCP header, OUCH Enter Order, no options. Prepared once, filled in for each order.
-    EnterPacket {
-        /// Bytes after the length.
-        length: U16,
-        /// Unsequenced data.
-        packet_type: Alpha<1>,
-        /// The order.
-        order: EnterOrder,
-        /// Bytes of options.
-        appendage_length: U16,
-    }
-}
-
-impl crate::fields::Field for EnterOrder {
-    type Shown = Self;
-    fn shown(&self) -> Self {
-        *self
-    }
-}
-
-impl EnterPacket {
-    /// Everything that does not change from order to order: principal, immediate or cancel, continuous market.
-    fn template() -> Self {
-        let order = EnterOrder {
-            message_type: Alpha::new("O"),
-            user_ref_num: 0.into(),
-            side: Alpha::new("B"),
-            quantity: 0.into(),
-            symbol: Alpha::new(""),
-            price: 0.into(),
-            time_in_force: Alpha::new("3"),
-            display: Alpha::new("Y"),
-            capacity: Alpha::new("P"),
-            inter_market_sweep_eligibility: Alpha::new("N"),
-            cross_type: Alpha::new("N"),
-            cl_ord_id: Alpha::new("barewire"),
-        };
-        let length = (size_of::<Self>() - 2) as u16;
-        Self { length: length.into(), packet_type: Alpha::new("U"), order, appendage_length: 0.into() }
-    }
-
-    /// Fills an order in (OUCH encode).
-    #[inline]
-    pub fn fill(&mut self, number: u32, intent: &Intent, symbol: Alpha<8>) {
-        let order = &mut self.order;
-        order.user_ref_num.set(number);
-        order.side = Alpha([if intent.side == Direction::Buy { b'B' } else { b'S' }]);
-        order.quantity.set(intent.shares);
-        order.symbol = symbol;
-        order.price.set(u64::from(intent.price));
-    }
-}
+use crate::fields::Alpha;
+use crate::market::compare::{POINTS, Points};
+use crate::market::schedule::Phases;
+use crate::market::{PhaseSpans, Spans};
+use crate::order::session::Session;
+use crate::order::soupbin::Control;
 
 /// Messages of the feed that came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,134 +34,277 @@ pub struct Bad {
     pub orders: u64,
 }
 
+/// The stations of a tick between t0 and the doorbell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// t1: the message is in sequence.
+    Sequenced,
+    /// t2: the book has it.
+    Applied,
+    /// t3: an order is decided, within limits, and written.
+    Encoded,
+    /// t4: its segment is in the ring; the doorbell follows.
+    Committed,
+}
+
+/// Watches ticks pass. The trader of a market watches nothing, by `()`, which costs nothing.
+pub trait Probe {
+    /// A tick has come to `stage`.
+    fn mark(&mut self, stage: Stage);
+}
+
+impl Probe for () {
+    #[inline(always)]
+    fn mark(&mut self, _: Stage) {}
+}
+
 /// The trader: feed to order.
-pub struct Trader {
-    receiver: moldudp64::Receiver,
-    desk: Desk,
+pub struct Trader<P = ()> {
+    feed: Handler,
+    desk: Desk<P>,
+}
+
+/// What the feed tells of a stock beside its book.
+#[derive(Debug, Clone, Copy)]
+struct Stock {
+    symbol: Alpha<8>,
+    is_halted: bool,
 }
 
 /// Everything behind the sequence check.
-struct Desk {
+struct Desk<P> {
+    probe: P,
     clock: Clock,
+    capacity: Capacity,
     books: Books,
-    symbols: Box<[Alpha<8>]>,
+    stocks: Box<[Stock]>,
     strategy: Strategy,
-    limits: Limits,
-    orders: Orders,
-    packet: EnterPacket,
-    session: Option<(TcpId, Client)>,
-    assembler: Assembler,
+    entry: Entry,
+    /// When something was last heard of the feed.
+    heard: Nanos,
+    /// Whether something of it was missing then.
+    is_stale: bool,
+    moved: Option<u16>,
     ticks: u64,
-    bad: Bad,
-    tick_to_trade: Spans,
+    malformed: u64,
+    phases: Phases,
+    tick_to_trade: PhaseSpans,
     ring_wait: Spans,
     points: Arc<Points>,
-    digests: Vec<Digest>,
+    digests: ArrayVec<Option<Digest>, POINTS>,
 }
 
 impl Trader {
     /// A trader with empty books. `points` says where books are compared.
     pub fn new(clock: Clock, capacity: Capacity, points: Arc<Points>) -> Self {
+        Self::watched(clock, capacity, points, ())
+    }
+}
+
+impl<P: Probe> Trader<P> {
+    /// As [`Trader::new`], under the eyes of `probe`.
+    pub fn watched(clock: Clock, capacity: Capacity, points: Arc<Points>, probe: P) -> Self {
         let desk = Desk {
+            probe,
             clock,
+            capacity,
             books: Books::new(capacity),
-            symbols: vec![Alpha::new(""); 1 << 16].into(),
+            stocks: vec![Stock { symbol: Alpha::new(""), is_halted: false }; 1 << 16].into(),
             strategy: Strategy::default(),
-            limits: Limits::default(),
-            orders: Orders::default(),
-            packet: EnterPacket::template(),
-            session: None,
-            assembler: Assembler::default(),
+            entry: Entry::new(),
+            heard: 0,
+            is_stale: false,
+            moved: None,
             ticks: 0,
-            bad: Bad::default(),
-            tick_to_trade: Spans::default(),
+            malformed: 0,
+            phases: Phases::default(),
+            tick_to_trade: PhaseSpans::default(),
             ring_wait: Spans::default(),
             points,
-            digests: Vec::with_capacity(crate::market::compare::POINTS),
+            digests: ArrayVec::new(),
         };
-        Self { receiver: moldudp64::Receiver::from_start(), desk }
+        Self { feed: Handler::new(1), desk }
     }
 
-    /// Takes a datagram of the feed. `t0` is the stamp of the poll that saw it; orders leave before this returns.
+    /// What the feed misses is asked of `servers` servers in turn, where otherwise it is of one.
+    #[must_use]
+    pub fn recovering_from(self, servers: usize) -> Self {
+        Self { feed: Handler::new(servers), ..self }
+    }
+
+    /// Orders are measured by the phase of the message that led to them.
+    #[must_use]
+    pub fn in_phases(mut self, phases: Phases) -> Self {
+        self.desk.phases = phases;
+        self
+    }
+
+    /// Holds orders against `limits` from here on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.desk.entry.set_limits(limits);
+    }
+
+    /// Stops when `kill` is pressed.
+    #[must_use]
+    pub fn stopped_by(mut self, kill: KillSwitch) -> Self {
+        self.desk.entry.set_kill_switch(kill);
+        self
+    }
+
+    /// Takes an exchange that is silent for `patience` for dead.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Nanos) -> Self {
+        self.desk.entry.set_patience(patience);
+        self
+    }
+
+    /// Takes a datagram of one of the feed's lines. `t0` is the stamp of the poll that saw it; orders leave through `cx` before this returns.
     #[inline]
-    pub fn on_datagram<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, datagram: &Datagram<'_>) {
-        let Self { receiver, desk } = self;
-        receiver.receive(datagram.payload, |sequence, bytes| desk.message(cx, t0, sequence, bytes));
-        if let Some(arrived) = datagram.meta.timestamp {
-            desk.ring_wait.record(t0.saturating_sub(arrived.ns));
+    pub fn on_datagram<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, source: Source, datagram: &Datagram<'_>) {
+        self.on_packet(cx, t0, source, datagram.payload);
+        if let Some(arrived) = datagram.meta.timestamp() {
+            self.desk.ring_wait.record(t0.saturating_sub(arrived.ns));
         }
     }
 
-    /// The connection is established: logs in.
-    pub fn log_in<T: TxQueue>(&mut self, cx: &mut Context<T>, id: TcpId) {
-        let (client, request) = Client::login(cx.now(), "TRADER", "barewire", "", 1);
-        if cx.tcp_send(id, &request).is_ok() {
-            self.desk.session = Some((id, client));
+    /// Takes a packet of one of the feed's lines that came by another way, or with which a re-request server answered.
+    #[inline]
+    pub fn on_packet<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, source: Source, packet: &[u8]) {
+        let Self { feed, desk } = self;
+        (desk.heard, desk.is_stale) = (t0, feed.stale_since().is_some());
+        if desk.books.is_beyond_caches() {
+            desk.look_ahead(packet);
         }
+        feed.receive(t0, source, packet, |message| desk.message(cx, t0, message));
     }
 
-    /// Whether a login was sent.
-    pub fn has_session(&self) -> bool {
-        self.desk.session.is_some()
+    /// Takes bytes of the snapshot server's stream, and with the last of them what was held back meanwhile.
+    pub fn on_snapshot<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, bytes: &[u8]) {
+        let Self { feed, desk } = self;
+        feed.snapshot(t0, bytes, |update| desk.update(cx, t0, update));
     }
 
-    /// Takes what has arrived on the order session.
+    /// What the feed wants to be sent, one thing at a time; `None` when nothing is left.
+    pub fn poll_feed(&mut self, now: Nanos) -> Option<handler::Action> {
+        self.feed.poll(now)
+    }
+
+    /// The connection to the snapshot server is established; the login to send comes back.
+    pub fn open_snapshot(&mut self, now: Nanos) -> Control {
+        self.feed.connected(now)
+    }
+
+    /// Whether a login to the snapshot server was sent.
+    pub fn is_snapshot_open(&self) -> bool {
+        self.feed.is_connected()
+    }
+
+    /// Whether the connection to the snapshot server is still needed.
+    pub fn is_snapshot_wanted(&self) -> bool {
+        self.feed.is_snapshot_running()
+    }
+
+    /// A heartbeat for the snapshot server, when one is due.
+    pub fn snapshot_heartbeat(&mut self, now: Nanos) -> Option<Control> {
+        self.feed.on_time(now)
+    }
+
+    /// The connection to the snapshot server is gone, or was never made.
+    pub fn snapshot_gone(&mut self, now: Nanos) {
+        self.feed.disconnected(now);
+    }
+
+    /// Since when the books are not up to date.
+    #[inline]
+    pub fn stale_since(&self) -> Option<Nanos> {
+        self.feed.stale_since()
+    }
+
+    /// Whether a connection to the exchange is to be opened: [`Trader::connecting`] says that it is, [`Trader::disconnected`] that it cannot be.
+    pub fn connect_due(&mut self, now: Nanos) -> bool {
+        self.desk.entry.connect_due(now)
+    }
+
+    /// A connection to the exchange is being opened.
+    pub fn connecting(&mut self, id: TcpId) {
+        self.desk.entry.connecting(id);
+    }
+
+    /// No connection can be opened.
+    pub fn disconnected(&mut self, now: Nanos) {
+        self.desk.entry.disconnected(now);
+    }
+
+    /// Something has happened on the connection to the exchange.
     pub fn on_stream<T: TxQueue>(&mut self, cx: &mut Context<T>, id: TcpId) {
-        let now = cx.now();
-        let Desk { session, assembler, orders, bad, .. } = &mut self.desk;
-        let Some((_, client)) = session else { return };
-        let read = cx.tcp_receive(id, |bytes| {
-            let fed = assembler.feed(bytes, |packet| {
-                if let ClientEvent::Message(_, message) = client.receive(now, packet) {
-                    match Outbound::parse(message) {
-                        Ok(message) => book_answer(orders, &message),
-                        Err(_) => bad.orders += 1,
-                    }
-                }
-            });
-            bad.orders += u64::from(fed.is_err());
-            bytes.len()
-        });
-        bad.orders += u64::from(read.is_err());
+        self.desk.entry.on_stream(cx, id);
     }
 
-    /// Heartbeats.
+    /// Takes what is lent of the connection to the exchange.
+    #[inline]
+    pub fn on_data<T: TxQueue>(&mut self, cx: &mut Context<T>, id: TcpId, data: &[u8]) {
+        self.desk.entry.on_data(cx, id, data);
+    }
+
+    /// Writes the orders that the next tick may want, and parks them on the session; logs refusals. For when there is nothing else to do. Only the express
+    /// lane can park.
+    pub fn prepare<T: TxQueue>(&mut self, cx: &mut Context<T>) {
+        self.desk.prepare(cx);
+    }
+
+    /// What is due on the order session: heartbeats, what follows a reconnect, what follows a press of the kill switch.
     pub fn on_time<T: TxQueue>(&mut self, cx: &mut Context<T>) {
-        if let Some((id, client)) = &mut self.desk.session
-            && let Some(heartbeat) = client.poll(cx.now())
-            && cx.tcp_send(*id, &heartbeat).is_err()
-        {
-            log::warn!("no room for a heartbeat on the order session");
-        }
+        self.desk.entry.pump(cx);
     }
 
-    /// When [`Trader::on_time`] has something to do.
+    /// When [`Trader::on_time`] has something to do, or a connection is to be opened.
+    #[inline]
     pub fn deadline(&self) -> Option<Nanos> {
-        self.desk.session.as_ref().and_then(|(_, client)| client.deadline())
+        self.desk.entry.deadline()
+    }
+
+    /// An order from elsewhere than the strategy: it is held against the same limits. Returns its number.
+    ///
+    /// # Errors
+    /// What it breaks.
+    pub fn submit<T: TxQueue>(&mut self, cx: &mut Context<T>, intent: &Intent) -> Result<u32, Refusal> {
+        self.desk.is_stale = self.feed.stale_since().is_some();
+        let now = cx.now();
+        self.desk.order(cx, now, intent).map(|(number, _)| number)
+    }
+
+    /// Asks the exchange to end an order of ours.
+    ///
+    /// # Errors
+    /// When the session cannot carry the request.
+    pub fn cancel<T: TxQueue>(&mut self, cx: &mut Context<T>, number: u32) -> Result<(), Refusal> {
+        self.desk.entry.cancel(cx, number)
     }
 
     /// Logs out and closes the connection.
     pub fn log_out<T: TxQueue>(&mut self, cx: &mut Context<T>) {
-        if let Some((id, client)) = &mut self.desk.session {
-            // The close ends the session all the same where there is no room for the logout.
-            let _ = cx.tcp_send(*id, &client.logout());
-            cx.tcp_close(*id);
-        }
+        self.desk.entry.log_out(cx);
     }
 
-    /// Whether the feed has ended.
-    pub fn feed_ended(&self) -> bool {
-        self.receiver.has_ended()
+    /// The order session.
+    pub fn session(&self) -> &Session {
+        self.desk.entry.session()
     }
 
-    /// What the feed's receiver counted.
-    pub fn feed(&self) -> moldudp64::Stats {
-        self.receiver.stats()
+    /// The watcher.
+    pub fn probe(&mut self) -> &mut P {
+        &mut self.desk.probe
+    }
+
+    /// The feed.
+    #[inline]
+    pub fn feed(&self) -> &Handler {
+        &self.feed
     }
 
     /// The orders and their outcomes.
     pub fn orders(&self) -> &Orders {
-        &self.desk.orders
+        &self.desk.entry.orders
     }
 
     /// ITCH messages applied.
@@ -221,7 +314,7 @@ impl Trader {
 
     /// Messages that came to nothing.
     pub fn bad(&self) -> Bad {
-        self.desk.bad
+        Bad { feed: self.desk.malformed, orders: self.desk.entry.malformed }
     }
 
     /// The books.
@@ -229,13 +322,13 @@ impl Trader {
         &self.desk.books
     }
 
-    /// The digests taken at the points of comparison.
-    pub fn digests(&self) -> &[Digest] {
+    /// The digests taken at the points of comparison; `None` where a snapshot passed one over.
+    pub fn digests(&self) -> &[Option<Digest>] {
         &self.desk.digests
     }
 
     /// Tick to order, t4 - t0; one for every order sent.
-    pub fn tick_to_trade(&self) -> &Spans {
+    pub fn tick_to_trade(&self) -> &PhaseSpans {
         &self.desk.tick_to_trade
     }
 
@@ -245,25 +338,80 @@ impl Trader {
     }
 }
 
-impl Desk {
+impl<P: Probe> Desk<P> {
+    /// Has the books bring to the cache what the messages of a packet will touch, if there are several.
+    fn look_ahead(&self, packet: &[u8]) {
+        let messages = moldudp64::messages(packet).filter_map(|bytes| Message::parse(bytes).ok());
+        let messages: ArrayVec<_, WINDOW> = messages.take(WINDOW).collect();
+        if messages.len() > 1 {
+            self.books.prepare(messages.iter());
+        }
+    }
+
     #[inline]
-    fn message<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, sequence: u64, bytes: &[u8]) {
-        let Ok(message) = Message::parse(bytes) else {
-            self.bad.feed = self.bad.feed.wrapping_add(1);
-            return;
-        };
+    fn message<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, sequenced: Sequenced<'_>) {
+        self.probe.mark(Stage::Sequenced);
+        let Some(changed) = self.apply(sequenced.bytes) else { return };
         self.ticks = self.ticks.wrapping_add(1);
-        let changed = self.books.apply(&message);
-        if let Message::StockDirectory(directory) = message
-            && let Some(symbol) = self.symbols.get_mut(usize::from(directory.stock_locate.get()))
-        {
-            *symbol = directory.stock;
+        self.probe.mark(Stage::Applied);
+        self.moved = changed.or(self.moved);
+        // Nobody is asked about a book that is known to be out of date.
+        if let Some(intent) = self.decide(changed.filter(|_| !sequenced.is_late)) {
+            // A refusal is counted, and costs nothing but the order.
+            if let Ok((_, t4)) = self.order(cx, t0, &intent) {
+                // Messages are numbered from one, and planned from zero.
+                let phase = self.phases.of(sequenced.number.wrapping_sub(1));
+                self.tick_to_trade.record(phase, t4.saturating_sub(t0));
+            }
         }
-        if let Some(intent) = self.decide(changed) {
-            self.order(cx, t0, &intent);
-        }
-        if self.points.sequence(self.digests.len()).is_some_and(|point| sequence >= point) {
+        if self.points.sequence(self.digests.len()).is_some_and(|point| sequenced.number >= point) {
             self.compare();
+        }
+    }
+
+    /// Applies a message; says which stock's book changed, if any. `None` when it is no message.
+    #[inline]
+    fn apply(&mut self, bytes: &[u8]) -> Option<Option<u16>> {
+        let Ok(message) = Message::parse(bytes) else {
+            self.malformed = self.malformed.wrapping_add(1);
+            return None;
+        };
+        let changed = self.books.apply(&message);
+        match message {
+            Message::StockDirectory(directory) => {
+                if let Some(stock) = self.stocks.get_mut(usize::from(directory.stock_locate.get())) {
+                    stock.symbol = directory.stock;
+                }
+            }
+            Message::StockTradingAction(action) => {
+                if let Some(stock) = self.stocks.get_mut(usize::from(action.stock_locate.get())) {
+                    // Halted or paused; quotation only.
+                    stock.is_halted = matches!(&action.trading_state.0, b"H" | b"P" | b"Q");
+                }
+            }
+            _ => {}
+        }
+        Some(changed)
+    }
+
+    #[cold]
+    fn update<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, update: Update<'_>) {
+        match update {
+            Update::Message(message) => self.message(cx, t0, message),
+            Update::Reset => self.books = Books::new(self.capacity),
+            Update::Snapshot(bytes) => _ = self.apply(bytes),
+            Update::Complete(next) => self.resumed(next),
+        }
+    }
+
+    /// The books are as they are before message `next`: points of comparison before that were passed over.
+    fn resumed(&mut self, next: u64) {
+        while let Some(point) = self.points.sequence(self.digests.len()).filter(|point| *point < next) {
+            if point.wrapping_add(1) == next {
+                self.compare();
+            } else {
+                self.pass(None);
+            }
         }
     }
 
@@ -280,50 +428,42 @@ impl Desk {
         Top { bid: level(self.books.best(stock, Side::Buy)), ask: level(self.books.best(stock, Side::Sell)) }
     }
 
+    /// Releases an order, if nothing stands in its way. Returns its number and t4.
     #[inline]
-    fn order<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, intent: &Intent) {
-        self.orders.tally.decided = self.orders.tally.decided.wrapping_add(1);
-        if let Err(reason) = self.release(cx, t0, intent) {
-            self.orders.tally.refused.count(reason);
-        }
+    fn order<T: TxQueue>(&mut self, cx: &mut Context<T>, now: Nanos, intent: &Intent) -> Result<(u32, Nanos), Refusal> {
+        let top = self.top(intent.stock);
+        let unknown = Stock { symbol: Alpha([b' '; 8]), is_halted: true };
+        let stock = self.stocks.get(usize::from(intent.stock)).copied().unwrap_or(unknown);
+        let exposure = self.entry.orders.exposure(intent.stock);
+        let at = Situation {
+            now,
+            top: &top,
+            exposure: &exposure,
+            open_orders: self.entry.orders.open_count(),
+            heard: self.heard,
+            is_stale: self.is_stale,
+            is_halted: stock.is_halted,
+        };
+        self.entry.order(cx, intent, stock.symbol, &at, &self.clock, &mut self.probe)
     }
 
-    /// Limits, encode, send. Whatever stands in the way is a refusal, and nothing has left.
-    #[inline]
-    fn release<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, intent: &Intent) -> Result<(), Refusal> {
-        let exposure = self.orders.exposure(intent.stock);
-        self.limits.check(intent, &self.top(intent.stock), &exposure, self.orders.open_count())?;
-        let Some((id, client)) = self.session.as_mut().filter(|(_, client)| client.state() == State::Active) else {
-            return Err(Refusal::NoSession);
-        };
-        let number = self.orders.next_number().ok_or(Refusal::OpenOrders)?;
-        let symbol = self.symbols.get(usize::from(intent.stock)).copied().ok_or(Refusal::NoSession)?;
-        self.packet.fill(number, intent, symbol);
-        cx.tcp_send(*id, self.packet.as_bytes()).map_err(|_| Refusal::BackPressure)?;
-        let t4 = self.clock.now();
-        cx.flush();
-        client.sent(t4);
-        self.tick_to_trade.record(t4.saturating_sub(t0));
-        self.orders.sent(number, intent);
-        Ok(())
+    #[cold]
+    fn prepare<T: TxQueue>(&mut self, cx: &mut Context<T>) {
+        self.entry.log_refusals();
+        let Some(stock) = self.moved else { return };
+        let Some(symbol) = self.stocks.get(usize::from(stock)).map(|stock| stock.symbol) else { return };
+        self.entry.prepare(cx, Strategy::candidates(stock, &self.top(stock)), symbol);
     }
 
     #[cold]
     fn compare(&mut self) {
-        self.digests.push(self.books.digest());
+        self.pass(Some(self.books.digest()));
+    }
+
+    #[cold]
+    fn pass(&mut self, digest: Option<Digest>) {
+        // There are as many points as places.
+        let _ = self.digests.try_push(digest);
         self.points.pass();
     }
 }
-
-fn book_answer(orders: &mut Orders, message: &Outbound<'_>) {
-    match message {
-        Outbound::OrderAccepted(m, _) => orders.accepted(m.user_ref_num.get()),
-        Outbound::Rejected(m, _) => orders.rejected(m.user_ref_num.get()),
-        Outbound::OrderExecuted(m, _) => orders.executed(m.user_ref_num.get(), m.quantity.get()),
-        Outbound::OrderCanceled(m, _) => orders.cancelled(m.user_ref_num.get(), m.quantity.get()),
-        _ => {}
-    }
-}
-
-/// The type of an unsequenced packet, which [`EnterPacket`] spells as text.
-const _: () = assert!(soupbin::kind::UNSEQUENCED == b'U');

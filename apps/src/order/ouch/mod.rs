@@ -1,9 +1,14 @@
-//! NASDAQ OUCH 5.0: what entering, replacing, modifying and cancelling an order needs, in both directions.
+//! NASDAQ OUCH 5.0: every message, in both directions, read in place.
 //!
-//! Prices are integers in 1/10,000 dollar, times nanoseconds since midnight. Messages that end in an appendage length are followed by that many
-//! bytes of options: a length, a tag, a value each (specification, section 2 and appendix B).
+//! Prices are integers in 1/10,000 dollar, times nanoseconds since midnight. Behind the fixed part most messages carry an appendage, or may: its length
+//! and that many bytes of options (specification, sections 2 and 3, appendix A).
+#![forbid(unsafe_code)]
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+mod appendage;
+pub mod reject;
+
+pub use appendage::{Appendage, TagValue};
+use serde::ser::{Serialize, Serializer};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -28,7 +33,13 @@ pub enum Error {
         /// Bytes of the fixed part.
         expected: usize,
     },
-    /// The appendage length is not that of the bytes that follow, or an option goes beyond it.
+    /// The appendage length is not that of the bytes that follow.
+    #[error("appendage of message type {kind:?} has another length than it says", kind = char::from(*.kind))]
+    AppendageLength {
+        /// The type.
+        kind: u8,
+    },
+    /// An option goes beyond the appendage, or has no tag.
     #[error("appendage of message type {kind:?} is malformed at byte {at}", kind = char::from(*.kind))]
     Appendage {
         /// The type.
@@ -38,101 +49,24 @@ pub enum Error {
     },
 }
 
-/// Options behind a message, checked: every one has a length that fits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Appendage<'a>(&'a [u8]);
-
-impl<'a> Appendage<'a> {
-    fn check(kind: u8, bytes: &'a [u8]) -> Result<Self, Error> {
-        let mut rest = bytes;
-        while let Some((len, after)) = rest.split_first() {
-            let malformed = Error::Appendage { kind, at: bytes.len() - rest.len() };
-            if *len == 0 {
-                return Err(malformed);
-            }
-            rest = after.get(usize::from(*len)..).ok_or(malformed)?;
-        }
-        Ok(Self(bytes))
-    }
-
-    /// The options: tag and value.
-    pub fn options(self) -> impl Iterator<Item = (u8, &'a [u8])> {
-        let mut rest = self.0;
-        std::iter::from_fn(move || {
-            let (len, after) = rest.split_first()?;
-            let (option, after) = after.split_at_checked(usize::from(*len))?;
-            rest = after;
-            option.split_first().map(|(tag, value)| (*tag, value))
-        })
-    }
-
-    /// The bytes as they stand on the wire, without the length before them.
-    pub fn as_bytes(self) -> &'a [u8] {
-        self.0
-    }
-}
-
-/// How an option's value is written.
+/// Whether an appendage may follow the fixed part of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Unsigned,
-    Signed,
-}
-
-/// Options by tag: name, bytes of the value, how it is written (appendix B).
-const OPTIONS: &[(u8, &str, usize, Kind)] = &[
-    (1, "secondary_ord_ref_num", 8, Kind::Unsigned),
-    (2, "firm", 4, Kind::Text),
-    (3, "min_qty", 4, Kind::Unsigned),
-    (4, "customer_type", 1, Kind::Text),
-    (5, "max_floor", 4, Kind::Unsigned),
-    (6, "price_type", 1, Kind::Text),
-    (7, "peg_offset", 4, Kind::Signed),
-    (9, "discretion_price", 8, Kind::Unsigned),
-    (10, "discretion_price_type", 1, Kind::Text),
-    (11, "discretion_peg_offset", 4, Kind::Signed),
-    (12, "post_only", 1, Kind::Text),
-    (13, "random_reserves", 4, Kind::Unsigned),
-    (14, "route", 4, Kind::Text),
-    (15, "expire_time", 4, Kind::Unsigned),
-    (16, "trade_now", 1, Kind::Text),
-    (17, "handle_inst", 1, Kind::Text),
-    (18, "bbo_weight_indicator", 1, Kind::Text),
-    (22, "display_quantity", 4, Kind::Unsigned),
-    (23, "display_price", 8, Kind::Unsigned),
-    (24, "group_id", 2, Kind::Unsigned),
-    (25, "shares_located", 1, Kind::Text),
-    (26, "locate_broker", 4, Kind::Text),
-    (27, "side", 1, Kind::Text),
-    (28, "user_ref_idx", 1, Kind::Unsigned),
-];
-
-impl Serialize for Appendage<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for (tag, value) in self.options() {
-            let known = OPTIONS.iter().find(|(known, _, len, _)| *known == tag && *len == value.len());
-            let unsigned = value.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
-            match known {
-                Some((_, name, _, Kind::Unsigned)) => map.serialize_entry(name, &unsigned)?,
-                Some((_, name, _, Kind::Signed)) => map.serialize_entry(name, &(unsigned as u32).cast_signed())?,
-                Some((_, name, _, Kind::Text)) => {
-                    map.serialize_entry(name, String::from_utf8_lossy(value).trim_end())?;
-                }
-                None => map.serialize_entry(&format!("tag_{tag}"), value)?,
-            }
-        }
-        map.end()
-    }
+pub enum Appended {
+    /// Nothing follows.
+    Never,
+    /// Nothing, or a length and options.
+    Optional,
+    /// A length at least.
+    Always,
 }
 
 macro_rules! directions {
     ($($(#[$direction_doc:meta])* $direction:ident {
-        $($(#[$doc:meta])* $kind:literal $name:ident $($with:ident)? { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*
+        $($(#[$doc:meta])* $kind:literal $name:ident $section:literal $with:ident { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*
     })*) => { $(
         $(record! {
             $(#[$doc])*
+            #[doc = concat!("\n\nSpecification section ", $section, ".")]
             $name {
                 /// The type's letter.
                 message_type: Alpha<1>,
@@ -155,8 +89,21 @@ macro_rules! directions {
                     $($kind => {
                         const EXPECTED: usize = size_of::<$name>();
                         let (message, rest) = $name::ref_from_prefix(bytes).map_err(|_| length(EXPECTED))?;
-                        let rest = directions!(@appendage kind, rest, length(EXPECTED) $(, $with)?);
-                        Ok(Self::$name(message, Appendage::check(kind, rest)?))
+                        let appendage = match directions!(@$with) {
+                            Appended::Always => Some(rest),
+                            Appended::Optional => Some(rest).filter(|rest| !rest.is_empty()),
+                            Appended::Never if rest.is_empty() => None,
+                            Appended::Never => return Err(length(EXPECTED)),
+                        };
+                        let appendage = match appendage.map(<[u8]>::split_first_chunk::<2>) {
+                            None => Appendage::default(),
+                            Some(None) => return Err(length(EXPECTED)),
+                            Some(Some((len, options))) if usize::from(u16::from_be_bytes(*len)) == options.len() => {
+                                Appendage::parse(options).map_err(|at| Error::Appendage { kind, at })?
+                            }
+                            Some(Some(_)) => return Err(Error::AppendageLength { kind }),
+                        };
+                        Ok(Self::$name(message, appendage))
                     })*
                     _ => Err(Error::UnknownType(kind)),
                 }
@@ -167,7 +114,11 @@ macro_rules! directions {
                 match self {
                     $(Self::$name(message, appendage) => {
                         out.extend_from_slice(message.as_bytes());
-                        directions!(@write out, appendage $(, $with)?);
+                        if directions!(@$with) == Appended::Always || appendage.has_length() {
+                            // An appendage is checked to fit a 16-bit length.
+                            out.extend_from_slice(&(appendage.as_bytes().len() as u16).to_be_bytes());
+                            out.extend_from_slice(appendage.as_bytes());
+                        }
                     })*
                 }
             }
@@ -194,35 +145,19 @@ macro_rules! directions {
 
         impl $direction<'_> {
             /// Every type's letter, length of its fixed part, and whether an appendage may follow.
-            pub const TYPES: &'static [(u8, usize, bool)] =
-                &[$(($kind, size_of::<$name>(), directions!(@has $($with)?))),*];
+            pub const TYPES: &'static [(u8, usize, Appended)] = &[$(($kind, size_of::<$name>(), directions!(@$with))),*];
         }
     )* };
-    (@appendage $kind:ident, $rest:ident, $length:expr) => {
-        if $rest.is_empty() { $rest } else { return Err($length) }
-    };
-    (@appendage $kind:ident, $rest:ident, $length:expr, appendage) => {
-        match $rest.split_first_chunk::<2>() {
-            Some((len, options)) if usize::from(u16::from_be_bytes(*len)) == options.len() => options,
-            Some(_) => return Err(Error::Appendage { kind: $kind, at: 0 }),
-            None => return Err($length),
-        }
-    };
-    (@write $out:ident, $appendage:ident) => { let _ = $appendage; };
-    (@write $out:ident, $appendage:ident, appendage) => {
-        // An appendage came out of a 16-bit length, so it fits one.
-        $out.extend_from_slice(&($appendage.0.len() as u16).to_be_bytes());
-        $out.extend_from_slice($appendage.0);
-    };
-    (@has) => { false };
-    (@has appendage) => { true };
+    (@never) => { Appended::Never };
+    (@optional) => { Appended::Optional };
+    (@always) => { Appended::Always };
 }
 
 directions! {
     /// From the client to the exchange.
     Inbound {
         /// A new order.
-        b'O' EnterOrder appendage {
+        b'O' EnterOrder "2.1" always {
             /// The client's number, rising.
             user_ref_num: U32,
             /// B, S, T (short) or E (short exempt).
@@ -247,7 +182,7 @@ directions! {
             cl_ord_id: Alpha<14>,
         }
         /// An order instead of another.
-        b'U' ReplaceOrderRequest appendage {
+        b'U' ReplaceOrderRequest "2.2" always {
             /// The old order.
             orig_user_ref_num: U32,
             /// The new one.
@@ -266,14 +201,14 @@ directions! {
             cl_ord_id: Alpha<14>,
         }
         /// Fewer shares, or none.
-        b'X' CancelOrderRequest {
+        b'X' CancelOrderRequest "2.3" optional {
             /// The order.
             user_ref_num: U32,
-            /// Shares to remain.
+            /// Shares that may be executed in all, those before included; zero ends the order.
             quantity: U32,
         }
         /// Another side marking, or fewer shares.
-        b'M' ModifyOrderRequest {
+        b'M' ModifyOrderRequest "2.4" optional {
             /// The order.
             user_ref_num: U32,
             /// The new marking.
@@ -281,18 +216,44 @@ directions! {
             /// Shares.
             quantity: U32,
         }
+        /// Cancels all orders of a firm, or those in one symbol, of one side or group.
+        b'C' MassCancelRequest "2.5" always {
+            /// The request's number, from the same rising numbers as orders.
+            user_ref_num: U32,
+            /// Firm.
+            firm: Alpha<4>,
+            /// Symbol; blank for all.
+            symbol: Alpha<8>,
+        }
+        /// Takes a firm's right to enter orders away.
+        b'D' DisableOrderEntryRequest "2.6" always {
+            /// The request's number, from the same rising numbers as orders.
+            user_ref_num: U32,
+            /// Firm.
+            firm: Alpha<4>,
+        }
+        /// Gives it back.
+        b'E' EnableOrderEntryRequest "2.7" always {
+            /// The request's number, from the same rising numbers as orders.
+            user_ref_num: U32,
+            /// Firm.
+            firm: Alpha<4>,
+        }
+        /// Asks for the next number that would be taken.
+        b'Q' AccountQueryRequest "2.8" optional {
+        }
     }
     /// From the exchange to the client.
     Outbound {
         /// Start and end of day.
-        b'S' SystemEvent {
+        b'S' SystemEvent "3.1" never {
             /// When.
             timestamp: U64,
             /// S or E.
             event_code: Alpha<1>,
         }
         /// The order stands.
-        b'A' OrderAccepted appendage {
+        b'A' OrderAccepted "3.2" always {
             /// When.
             timestamp: U64,
             /// The client's number.
@@ -323,7 +284,7 @@ directions! {
             cl_ord_id: Alpha<14>,
         }
         /// The replacement stands.
-        b'U' OrderReplaced appendage {
+        b'U' OrderReplaced "3.3" always {
             /// When.
             timestamp: U64,
             /// The old order.
@@ -356,7 +317,7 @@ directions! {
             cl_ord_id: Alpha<14>,
         }
         /// Shares are cancelled.
-        b'C' OrderCanceled {
+        b'C' OrderCanceled "3.4" optional {
             /// When.
             timestamp: U64,
             /// The order.
@@ -366,8 +327,27 @@ directions! {
             /// U by the user, I immediate or cancel, T time-out, and so on.
             reason: Alpha<1>,
         }
+        /// Shares are cancelled, for the order met another of the same owner.
+        b'D' AiqCanceled "3.5" optional {
+            /// When.
+            timestamp: U64,
+            /// The order.
+            user_ref_num: U32,
+            /// Shares taken away.
+            decrement_shares: U32,
+            /// Q.
+            reason: Alpha<1>,
+            /// Shares that would have been executed.
+            quantity_prevented_from_trading: U32,
+            /// At this price.
+            execution_price: U64,
+            /// As the execution would have had it.
+            liquidity_flag: Alpha<1>,
+            /// What prevented it.
+            aiq_strategy: Alpha<1>,
+        }
         /// Shares are executed.
-        b'E' OrderExecuted appendage {
+        b'E' OrderExecuted "3.6" always {
             /// When.
             timestamp: U64,
             /// The order.
@@ -382,7 +362,7 @@ directions! {
             match_number: U64,
         }
         /// An execution is broken.
-        b'B' BrokenTrade {
+        b'B' BrokenTrade "3.7" optional {
             /// When.
             timestamp: U64,
             /// The order.
@@ -395,7 +375,7 @@ directions! {
             cl_ord_id: Alpha<14>,
         }
         /// The order does not stand.
-        b'J' Rejected {
+        b'J' Rejected "3.8" optional {
             /// When.
             timestamp: U64,
             /// The order.
@@ -406,105 +386,90 @@ directions! {
             cl_ord_id: Alpha<14>,
         }
         /// The cancel is noted and waits for a cross.
-        b'P' CancelPending {
+        b'P' CancelPending "3.9" optional {
             /// When.
             timestamp: U64,
             /// The order.
             user_ref_num: U32,
         }
         /// The cancel is not possible.
-        b'I' CancelReject {
+        b'I' CancelReject "3.10" optional {
             /// When.
             timestamp: U64,
             /// The order.
             user_ref_num: U32,
         }
+        /// The order has another place in the queue.
+        b'T' OrderPriorityUpdate "3.11" optional {
+            /// When.
+            timestamp: U64,
+            /// The order.
+            user_ref_num: U32,
+            /// Price.
+            price: U64,
+            /// Y, N, A or Z.
+            display: Alpha<1>,
+            /// The exchange's number from here on.
+            order_reference_number: U64,
+        }
+        /// The order has another side marking, or fewer shares.
+        b'M' OrderModified "3.12" optional {
+            /// When.
+            timestamp: U64,
+            /// The order.
+            user_ref_num: U32,
+            /// The marking from here on.
+            side: Alpha<1>,
+            /// Shares from here on.
+            quantity: U32,
+        }
+        /// The exchange has changed what it displays of the order.
+        b'R' OrderRestated "3.13" always {
+            /// When.
+            timestamp: U64,
+            /// The order.
+            user_ref_num: U32,
+            /// R display refreshed, P displayed price changed.
+            reason: Alpha<1>,
+        }
+        /// The mass cancel is done.
+        b'X' MassCancelResponse "3.14" always {
+            /// When.
+            timestamp: U64,
+            /// The request.
+            user_ref_num: U32,
+            /// As asked.
+            firm: Alpha<4>,
+            /// As asked.
+            symbol: Alpha<8>,
+        }
+        /// The firm enters no more orders.
+        b'G' DisableOrderEntryResponse "3.15" always {
+            /// When.
+            timestamp: U64,
+            /// The request.
+            user_ref_num: U32,
+            /// As asked.
+            firm: Alpha<4>,
+        }
+        /// The firm may enter orders again.
+        b'K' EnableOrderEntryResponse "3.16" always {
+            /// When.
+            timestamp: U64,
+            /// The request.
+            user_ref_num: U32,
+            /// As asked.
+            firm: Alpha<4>,
+        }
+        /// What the account query asked for.
+        b'Q' AccountQueryResponse "3.17" optional {
+            /// When.
+            timestamp: U64,
+            /// The lowest number that would be taken.
+            next_user_ref_num: U32,
+        }
     }
-}
-
-/// Reasons of [`Rejected`] that the exchange here gives (appendix A).
-pub mod reject {
-    /// Price or quantity is not allowed.
-    pub const INVALID_QUANTITY: u16 = 0x0015;
-    /// Price is not allowed.
-    pub const INVALID_PRICE: u16 = 0x0010;
-    /// Symbol is unknown.
-    pub const UNKNOWN_SYMBOL: u16 = 0x0002;
-    /// The user reference number did not rise.
-    pub const DUPLICATE: u16 = 0x001B;
-    /// The market is closed.
-    pub const CLOSED: u16 = 0x0001;
-    /// Side is unknown.
-    pub const INVALID_SIDE: u16 = 0x0003;
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn option() -> impl Strategy<Value = Vec<u8>> {
-        prop_oneof![
-            (0..OPTIONS.len(), any::<[u8; 8]>()).prop_map(|(index, value)| {
-                let (tag, _, len, _) = OPTIONS[index];
-                [&[len as u8 + 1, tag][..], &value[..len]].concat()
-            }),
-            prop::collection::vec(any::<u8>(), 1..20).prop_map(|bytes| [&[bytes.len() as u8], &bytes[..]].concat()),
-        ]
-    }
-
-    fn message(types: &'static [(u8, usize, bool)]) -> impl Strategy<Value = Vec<u8>> {
-        (0..types.len(), prop::collection::vec(any::<u8>(), 80), prop::collection::vec(option(), 0..4)).prop_map(
-            |(index, noise, options)| {
-                let (kind, len, has_appendage) = types[index];
-                let mut bytes = [&[kind], &noise[..len - 1]].concat();
-                if has_appendage {
-                    let options = options.concat();
-                    bytes.extend((options.len() as u16).to_be_bytes());
-                    bytes.extend(options);
-                }
-                bytes
-            },
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn inbound_survives_parse_and_write(bytes in message(Inbound::TYPES)) {
-            let message = Inbound::parse(&bytes).unwrap();
-            let mut written = Vec::new();
-            message.write(&mut written);
-            prop_assert_eq!(&written, &bytes);
-            serde_json::to_string(&message).unwrap();
-            for len in 0..bytes.len() {
-                prop_assert!(Inbound::parse(&bytes[..len]).is_err(), "{}", len);
-            }
-        }
-
-        #[test]
-        fn outbound_survives_parse_and_write(bytes in message(Outbound::TYPES)) {
-            let message = Outbound::parse(&bytes).unwrap();
-            let mut written = Vec::new();
-            message.write(&mut written);
-            prop_assert_eq!(&written, &bytes);
-            serde_json::to_string(&message).unwrap();
-            for len in 0..bytes.len() {
-                prop_assert!(Outbound::parse(&bytes[..len]).is_err(), "{}", len);
-            }
-        }
-
-        #[test]
-        fn any_bytes_are_taken(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            _ = (Inbound::parse(&bytes), Outbound::parse(&bytes));
-        }
-    }
-
-    #[test]
-    fn lengths_of_the_fixed_parts_are_those_of_the_specification() {
-        // With the two bytes of the appendage length where there is one: 47, 40, 9, 10; 10, 64, 68, 18, 36, 36, 29, 13, 13.
-        let total =
-            |types: &[(u8, usize, bool)]| types.iter().map(|t| t.1 + if t.2 { 2 } else { 0 }).collect::<Vec<_>>();
-        assert_eq!(total(Inbound::TYPES), [47, 40, 9, 10]);
-        assert_eq!(total(Outbound::TYPES), [10, 64, 68, 18, 36, 36, 29, 13, 13]);
-    }
-}
+mod tests;
