@@ -3,3 +3,4 @@
 pub mod alloc;
 pub mod panics;
 pub mod syscalls;
+pub mod watch;

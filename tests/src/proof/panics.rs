@@ -35,8 +35,10 @@ struct Function {
 pub struct Reach {
     /// Functions seen on the way, with the root.
     pub functions: usize,
-    /// Calls through pointers: not followed (device models behind an emulated register window).
+    /// Calls and jumps through pointers: not followed (jump tables, device models behind an emulated register window).
     pub indirect: u32,
+    /// Functions that were not entered, because they are excluded by name.
+    pub excluded: BTreeSet<String>,
     /// The shortest way to each panic, callers first.
     pub panics: Vec<Vec<String>>,
 }
@@ -73,6 +75,10 @@ impl CallGraph {
             let Some(function) = functions.get_mut(&current) else { continue };
             // `<name+0x10>` is a place inside a function: our own (a loop) or, after tail merging, another's.
             match operand.rsplit_once('<').map(|(_, rest)| rest.trim_end_matches('>')) {
+                // A pointer in the offset table, which objdump names after the table.
+                Some(target) if target.starts_with("_DYNAMIC") || target.starts_with("_GLOBAL_OFFSET_TABLE_") => {
+                    function.indirect += 1;
+                }
                 Some(target) => {
                     let name = target.split('+').next().unwrap_or(target);
                     if name != current {
@@ -86,15 +92,17 @@ impl CallGraph {
         Self(functions)
     }
 
-    /// The functions whose name contains `part`.
-    pub fn named(&self, part: &str) -> Vec<&str> {
-        self.0.keys().filter(|name| name.contains(part)).map(String::as_str).collect()
+    /// The functions called `name` in their source, and those inside them.
+    pub fn named(&self, name: &str) -> Vec<&str> {
+        // Both mangling schemes write an identifier behind its length.
+        let mangled = format!("{}{name}", name.len());
+        self.0.keys().filter(|symbol| symbol.contains(&mangled)).map(String::as_str).collect()
     }
 
-    /// Walks from `root`. `None` where the program has no such function.
-    pub fn reach(&self, root: &str) -> Option<Reach> {
+    /// Walks from `root`, without entering functions whose mangled name contains one of `excluded`. `None` where the program has no such function.
+    pub fn reach(&self, root: &str, excluded: &[&str]) -> Option<Reach> {
         self.0.get(root)?;
-        let mut reach = Reach { functions: 0, indirect: 0, panics: Vec::new() };
+        let mut reach = Reach { functions: 0, indirect: 0, excluded: BTreeSet::new(), panics: Vec::new() };
         let mut seen = HashSet::from([root]);
         let mut queue = std::collections::VecDeque::from([vec![root]]);
         while let Some(path) = queue.pop_front() {
@@ -105,6 +113,10 @@ impl CallGraph {
                 if !ONLY_WHILE_UNWINDING.iter().any(|harmless| name.contains(harmless)) {
                     reach.panics.push(path.iter().map(|name| (*name).to_owned()).collect());
                 }
+                continue;
+            }
+            if excluded.iter().any(|part| name.contains(part)) {
+                reach.excluded.insert(name.to_owned());
                 continue;
             }
             reach.functions += 1;
@@ -143,14 +155,20 @@ mod tests {
 
     #[test]
     fn reach_finds_a_panic_behind_a_helper() {
-        let reach = CallGraph::parse(LISTING).reach("hot").unwrap();
+        let reach = CallGraph::parse(LISTING).reach("hot", &[]).unwrap();
         assert_eq!((reach.functions, reach.indirect, reach.panics.len()), (2, 1, 1));
         assert_eq!(reach.panics[0][..2], ["hot", "helper"]);
     }
 
     #[test]
+    fn reach_does_not_enter_what_is_excluded_and_says_so() {
+        let reach = CallGraph::parse(LISTING).reach("hot", &["help"]).unwrap();
+        assert!(reach.panics.is_empty() && reach.excluded.contains("helper"), "{reach:?}");
+    }
+
+    #[test]
     fn reach_passes_over_what_only_unwinding_calls() {
-        assert!(CallGraph::parse(LISTING).reach("cold").unwrap().panics.is_empty());
-        assert!(CallGraph::parse(LISTING).reach("absent").is_none());
+        assert!(CallGraph::parse(LISTING).reach("cold", &[]).unwrap().panics.is_empty());
+        assert!(CallGraph::parse(LISTING).reach("absent", &[]).is_none());
     }
 }

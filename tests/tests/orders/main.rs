@@ -1,0 +1,6 @@
+//! The order side of the market: real captures through the codecs, and what never reaches the exchange.
+#![forbid(unsafe_code)]
+
+mod captures;
+mod limits;
+mod oracle;
