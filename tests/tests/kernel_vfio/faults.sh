@@ -21,14 +21,15 @@ start() {
     until_true moving
 }
 
-# end NAME: waits for our process, and tells how it ended.
+# end NAME: waits for our process, and tells how it ended. Where it ended well, Linux's side reads on to the end of the stream by itself.
 end() {
     wait $ours
-    tell "$1 status" $?
+    status=$?
+    tell "$1 status" $status
     tell "$1 report" "$(cat $work/report)"
     tell "$1 said" "$(tr '\n' ' ' <$work/said)"
     tell "$1 pinned" "$(pinned)"
-    kill $peer 2>/dev/null
+    [ $status = 0 ] || kill $peer 2>/dev/null
     wait $peer
     tell "$1 got" "$(sha256sum <$work/got | cut -d' ' -f1)"
 }
