@@ -230,7 +230,7 @@ fn drops(trader: &TraderOutcome, not_held: u64) -> Map<String, Value> {
 /// What the buses of one side felt, over all of its ports.
 fn ledger(network: &Network, side: &str, at: usize) -> (String, Value) {
     let mut sums = Map::new();
-    for model in network.side(at) {
+    for model in network.models(at) {
         for (name, count) in model.ledger().entries() {
             let sum = sums.get(name).and_then(Value::as_u64).unwrap_or(0) + count;
             sums.insert(name.to_owned(), sum.into());
@@ -240,7 +240,7 @@ fn ledger(network: &Network, side: &str, at: usize) -> (String, Value) {
 }
 
 fn doorbell_ns(network: &Network, side: usize) -> u64 {
-    network.side(side).iter().map(|model| model.doorbell_ns()).sum()
+    network.models(side).map(|model| model.doorbell_ns()).sum()
 }
 
 impl fmt::Display for Report {

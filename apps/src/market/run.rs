@@ -101,7 +101,7 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
         let stalled = Error::Stalled { seconds: limit / 1_000_000_000 };
         if now < limit { Ok(()) } else { Err(stalled) }
     };
-    let models = network.side(1);
+    let buses = network.side(1);
     thread::scope(|scope| {
         let exchange = scope.spawn(|| {
             let mut departure = Departure(shared, false);
@@ -123,11 +123,11 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
             _ => std::hint::spin_loop(),
         };
         let (writer, reader) = (config.feed_cores == 2).then(ring::ring).transpose()?.unzip();
-        let second = writer.zip(models.get(1)).map(|(writer, model)| {
+        let second = writer.zip(buses.get(1)).map(|(writer, bus)| {
             scope.spawn(move || {
                 let mut departure = Departure(shared, false);
                 place(2)?;
-                let mut host = LineHost::open(config, clock, model, writer)?;
+                let mut host = LineHost::open(config, clock, bus, writer)?;
                 while !shared.is_over() {
                     if host.poll(clock.now())? == 0 {
                         rest();
@@ -140,7 +140,7 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
         let trader = || {
             let mut departure = Departure(shared, false);
             place(1)?;
-            let polled = &models[..if second.is_some() { 1 } else { models.len() }];
+            let polled = &buses[..if second.is_some() { 1 } else { buses.len() }];
             let host = TraderHost::open(config, clock.clone(), Arc::clone(shared), polled)?;
             let mut host = match reader {
                 Some(reader) => host.reading(reader),

@@ -261,6 +261,12 @@ pub struct TokenBucket {
     full_at: Nanos,
 }
 
+impl Default for TokenBucket {
+    fn default() -> Self {
+        Self::new(&Limits::default())
+    }
+}
+
 impl TokenBucket {
     /// A full bucket for the rate and the burst of `limits`.
     pub fn new(limits: &Limits) -> Self {

@@ -121,7 +121,8 @@ pub fn run(ticks: u64, offence: Option<fn()>) -> Result<Outcome, Box<dyn Error>>
     for (model, port) in models.iter().zip(0..) {
         model.connect(junction.clone(), PortId(port));
     }
-    let mut exchange = ExchangeHost::open(&config, Arc::clone(&shared), &models[..1])?;
+    let bus: Arc<dyn Bus> = Arc::new(ModelBus::new(models[0].clone()));
+    let mut exchange = ExchangeHost::open(&config, Arc::clone(&shared), &[bus])?;
     let mut near = Near::open(Arc::clone(&models[1]), &clock, &shared, ticks)?;
     near.offence = offence;
     while !near.trader.feed().has_ended() || near.trader.orders().tally.unanswered() > 0 {
