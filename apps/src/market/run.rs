@@ -37,7 +37,7 @@ pub fn run_watched(config: &Config, progress: &Progress, kill: &KillSwitch) -> R
     let simulated = config.simulated.then(SimulatedClock::default);
     let clock = simulated.clone().map_or_else(Clock::calibrated, Clock::Simulated);
     let network = Network::new(config, &clock)?;
-    let shared = Arc::new(Shared::new(progress.clone(), kill.clone()));
+    let shared = Arc::new(Shared::new(progress.clone(), kill.clone())?);
     let started = std::time::Instant::now();
     let (exchange, trader) = match simulated {
         Some(time) => simulate(config, &time, &shared, &network)?,

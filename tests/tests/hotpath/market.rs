@@ -11,8 +11,9 @@ use barewire::bench::probe::ProbeBus;
 use barewire::digest::Digest;
 use barewire::feed::arbiter::Source;
 use barewire::feed::book::Capacity;
-use barewire::market::Config;
 use barewire::market::hosts::{ExchangeHost, FEEDS, MACS, ORDERS, Shared};
+use barewire::market::{Config, Progress};
+use barewire::trade::kill::KillSwitch;
 use barewire::trade::trader::Trader;
 use barewire_driver::Port;
 use barewire_driver::bus::Bus;
@@ -115,7 +116,7 @@ pub fn run(ticks: u64, offence: Option<fn()>) -> Result<Outcome, Box<dyn Error>>
     let clock = Clock::calibrated();
     // The exchange is not to wait for a trader on another thread.
     let config = Config { ticks, rate: 10_000_000, simulated: true, ports: 1, ..Config::default() };
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared::new(Progress::default(), KillSwitch::default())?);
     let models = MACS[0].map(|mac| Ixgbe82599::new(mac, clock.clone()));
     let junction = Arc::new(Junction::default());
     for (model, port) in models.iter().zip(0..) {

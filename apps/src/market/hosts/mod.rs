@@ -68,7 +68,7 @@ pub const ACCOUNTS: [Credentials; 2] = [
 const PATIENCE: Nanos = 24 * 3600 * 1_000_000_000;
 
 /// What the two hosts know of each other outside the wire.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
     /// Where books are compared.
     pub points: Arc<Points>,
@@ -97,8 +97,18 @@ impl Progress {
 
 impl Shared {
     /// Nothing is known yet; `progress` will be. `kill` stops the trader's orders.
-    pub fn new(progress: Progress, kill: KillSwitch) -> Self {
-        Self { progress, kill, ..Self::default() }
+    ///
+    /// # Errors
+    /// When there is no memory to share.
+    pub fn new(progress: Progress, kill: KillSwitch) -> Result<Self, Error> {
+        let points = Arc::new(Points::new().map_err(barewire_driver::Error::from)?);
+        let (done, failed) = (AtomicBool::default(), AtomicBool::default());
+        Ok(Self { points, ended_at: AtomicU64::default(), done, failed, progress, kill })
+    }
+
+    /// The trader has every answer, and has gone.
+    pub fn finish(&self) {
+        self.done.store(true, Ordering::Release);
     }
 
     /// Whether the run is over, well or not.

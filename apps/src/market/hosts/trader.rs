@@ -149,7 +149,7 @@ impl TraderHost {
             let cx = self.ports.context(now);
             self.trader.log_out(cx);
             cx.flush();
-            self.shared.done.store(true, Ordering::Release);
+            self.shared.finish();
         }
     }
 
