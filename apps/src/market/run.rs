@@ -8,7 +8,8 @@ use std::thread;
 use barewire_driver::clock::{Clock, Nanos, SimulatedClock};
 use barewire_netstack::placement::{self, Idle};
 
-use super::hosts::{ExchangeHost, ExchangeOutcome, LineHost, Progress, Shared, TraderHost, TraderOutcome};
+use super::figures::TraderFigures;
+use super::hosts::{ExchangeHost, ExchangeOutcome, LineHost, Progress, Shared, TraderHost};
 use super::network::Network;
 use super::report::{Outcome, Report};
 use super::{Config, Error};
@@ -47,7 +48,7 @@ pub fn run_watched(config: &Config, progress: &Progress, kill: &KillSwitch) -> R
     Ok(Report::new(&Outcome { config, exchange: &exchange, trader: &trader, network: &network, wall_ns }))
 }
 
-type Finished = (ExchangeOutcome, TraderOutcome);
+type Finished = (ExchangeOutcome, TraderFigures);
 
 /// One thread: time jumps from event to event.
 fn simulate(
@@ -161,7 +162,7 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
         let (exchange, second) = (joined(exchange), second.map(joined).transpose());
         let mut trader = trader?;
         if let Some((end, drops)) = second? {
-            trader.ends.push(end);
+            trader.ends.push((&end).into());
             trader.ring_drops = drops;
         }
         Ok((exchange?, trader))

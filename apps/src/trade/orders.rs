@@ -4,9 +4,10 @@
 use super::limits::{Exposure, Refusals};
 use super::strategy::{Direction, Intent};
 use crate::order::ouch::Outbound;
+use serde::{Deserialize, Serialize};
 
 /// What became of the orders. Every order decided is sent or refused; every order sent is accepted, rejected, or known to be lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// Orders that the strategy wanted.
     pub decided: u64,

@@ -14,23 +14,13 @@ use super::orders::Orders;
 use super::risk::Market;
 use super::strategy::{Intent, Strategy};
 use super::view::View;
-use crate::digest::Digest;
 use crate::feed::arbiter::{Sequenced, Source};
-use crate::feed::book::{Books, Capacity};
+use crate::feed::book::Capacity;
 use crate::feed::handler::{Handler, Update};
 use crate::market::compare::Points;
 use crate::market::schedule::Phases;
 use crate::market::{PhaseSpans, Spans};
 use crate::order::session::Session;
-
-/// Messages of the feed that came to nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Bad {
-    /// ITCH that does not parse.
-    pub feed: u64,
-    /// OUCH or SoupBinTCP that does not parse.
-    pub orders: u64,
-}
 
 /// The stations of a tick between t0 and the doorbell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,19 +255,14 @@ impl<P: Probe> Trader<P> {
         self.desk.view.ticks()
     }
 
-    /// Messages that came to nothing.
-    pub fn bad(&self) -> Bad {
-        Bad { feed: self.desk.view.malformed(), orders: self.desk.entry.link.malformed() }
-    }
-
     /// The books.
-    pub fn books(&self) -> &Books {
-        self.desk.view.books()
+    pub fn view(&self) -> &View {
+        &self.desk.view
     }
 
-    /// The digests taken at the points of comparison; `None` where a snapshot passed one over.
-    pub fn digests(&self) -> &[Option<Digest>] {
-        self.desk.view.digests()
+    /// The line to the exchange.
+    pub fn link(&self) -> &OrderLink {
+        &self.desk.entry.link
     }
 
     /// Tick to order, t4 - t0; one for every order sent.

@@ -146,6 +146,6 @@ pub fn run(ticks: u64, offence: Option<fn()>) -> Result<Outcome, Box<dyn Error>>
     }
     let Near { mut port, stack, trader, .. } = near;
     port.close_queue(stack.into_queues())?;
-    let digests = [exchange.finish()?.digests, trader.digests().iter().copied().flatten().collect()];
+    let digests = [exchange.finish()?.digests, trader.view().digests().iter().copied().flatten().collect()];
     Ok(Outcome { ticks: trader.ticks(), orders: trader.orders().tally.sent, digests })
 }

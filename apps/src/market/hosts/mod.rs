@@ -28,7 +28,7 @@ mod trader;
 pub use exchange::{ExchangeHost, ExchangeOutcome, Seen, Witness};
 pub use feed::{FeedPorts, Follower};
 pub use line::LineHost;
-pub use trader::{TraderHost, TraderOutcome};
+pub use trader::TraderHost;
 
 /// The groups (RFC 2365: administratively scoped) and the port of the feed's two lines.
 pub const FEEDS: [SocketAddrV4; 2] = [FEED, SocketAddrV4::new(Ipv4Addr::new(239, 129, 1, 1), 26_400)];

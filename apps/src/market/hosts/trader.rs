@@ -9,10 +9,11 @@ use barewire_driver::ixgbe::Tx;
 use barewire_netstack::{Context, Datagram, Lane, TcpId};
 
 use super::feed::{FeedPorts, Follower};
-use super::{END_INTERVAL, END_WAIT, EndStats, ORDERS, PATIENCE, Shared, books, order_session};
+use super::{END_INTERVAL, END_WAIT, ORDERS, PATIENCE, Shared, books, order_session};
 use crate::feed::arbiter::Source;
 use crate::feed::handler::Handler;
 use crate::feed::ring::Reader;
+use crate::market::figures::{EndFigures, FeedFigures, LinkFigures, TraderFigures, ViewFigures};
 use crate::market::schedule::Phases;
 use crate::market::{Config, Error};
 use crate::trade::trader::Trader;
@@ -161,18 +162,19 @@ impl TraderHost {
         due.into_iter().flatten().min()
     }
 
-    /// Closes the ports; the trader with its counts remains.
-    pub fn finish(self) -> Result<TraderOutcome, Error> {
-        Ok(TraderOutcome { trader: self.trader, ring_drops: 0, ends: self.ports.finish()? })
+    /// Closes the ports; what was counted remains.
+    pub fn finish(self) -> Result<TraderFigures, Error> {
+        let Self { ports, trader, .. } = self;
+        let ends = ports.finish()?;
+        Ok(TraderFigures {
+            feed: FeedFigures::of(trader.feed()),
+            view: ViewFigures::of(trader.view()),
+            tally: trader.orders().tally,
+            link: LinkFigures::of(trader.link()),
+            tick_to_trade: trader.tick_to_trade().into(),
+            ring_wait: trader.ring_wait().quantiles(),
+            ring_drops: 0,
+            ends: ends.iter().map(EndFigures::from).collect(),
+        })
     }
-}
-
-/// What the trader's host leaves.
-pub struct TraderOutcome {
-    /// The trader with its books and counts.
-    pub trader: Trader,
-    /// Packets for which the ring between two cores had no room.
-    pub ring_drops: u64,
-    /// The ports' counters.
-    pub ends: Vec<EndStats>,
 }
