@@ -15,7 +15,6 @@ use super::strategy::Intent;
 use super::trader::{Probe, Stage};
 use crate::fields::Alpha;
 use crate::order::gateway::Credentials;
-use crate::order::ouch::Outbound;
 use crate::order::session::{Backoff, Phase, Session, SessionEvent};
 use crate::order::soupbin;
 
@@ -241,7 +240,7 @@ impl Entry {
     fn answers(&mut self, now: Nanos, bytes: &[u8]) -> bool {
         let Self { session, orders, malformed, .. } = self;
         let received = session.receive(now, bytes, |event| match event {
-            SessionEvent::Message(message) => book_answer(orders, &message),
+            SessionEvent::Message(message) => orders.answered(&message),
             SessionEvent::Settled { next_user_ref_num } => {
                 let before = orders.tally.lost;
                 orders.settle(next_user_ref_num);
@@ -321,19 +320,5 @@ impl Entry {
             let _ = cx.tcp_send_message(link, &logout);
             cx.tcp_close(link);
         }
-    }
-}
-
-fn book_answer(orders: &mut Orders, message: &Outbound<'_>) {
-    match message {
-        Outbound::OrderAccepted(m, _) => orders.accepted(m.user_ref_num.get()),
-        Outbound::Rejected(m, _) => orders.rejected(m.user_ref_num.get()),
-        Outbound::OrderExecuted(m, _) => orders.executed(m.user_ref_num.get(), m.quantity.get()),
-        Outbound::OrderCanceled(m, _) => orders.cancelled(m.user_ref_num.get(), m.quantity.get()),
-        Outbound::AiqCanceled(m, _) => orders.cancelled(m.user_ref_num.get(), m.decrement_shares.get()),
-        Outbound::BrokenTrade(m, _) => {
-            log::warn!("trade {} of order {} is broken; the position is to be checked", m.match_number, m.user_ref_num);
-        }
-        _ => {}
     }
 }

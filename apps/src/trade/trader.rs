@@ -82,7 +82,7 @@ struct Desk<P> {
     entry: Entry,
     /// When something was last heard of the feed.
     heard: Nanos,
-    /// Whether something of it was missing then.
+    /// Whether messages behind the last one applied are known to be missing.
     is_stale: bool,
     moved: Option<u16>,
     ticks: u64,
@@ -171,7 +171,7 @@ impl<P: Probe> Trader<P> {
     #[inline]
     pub fn on_packet<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, source: Source, packet: &[u8]) {
         let Self { feed, desk } = self;
-        (desk.heard, desk.is_stale) = (t0, feed.stale_since().is_some());
+        desk.heard = t0;
         if desk.books.is_beyond_caches() {
             desk.look_ahead(packet);
         }
@@ -237,13 +237,21 @@ impl<P: Probe> Trader<P> {
 
     /// Something has happened on the connection to the exchange.
     pub fn on_stream<T: TxQueue>(&mut self, cx: &mut Context<T>, id: TcpId) {
+        let was_ready = self.desk.entry.session().is_ready();
         self.desk.entry.on_stream(cx, id);
+        if !was_ready {
+            self.desk.place_earlier();
+        }
     }
 
     /// Takes what is lent of the connection to the exchange.
     #[inline]
     pub fn on_data<T: TxQueue>(&mut self, cx: &mut Context<T>, id: TcpId, data: &[u8]) {
+        let was_ready = self.desk.entry.session().is_ready();
         self.desk.entry.on_data(cx, id, data);
+        if !was_ready {
+            self.desk.place_earlier();
+        }
     }
 
     /// Writes the orders that the next tick may want, and parks them on the session; logs refusals. For when there is nothing else to do. Only the express
@@ -351,6 +359,7 @@ impl<P: Probe> Desk<P> {
     #[inline]
     fn message<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, sequenced: Sequenced<'_>) {
         self.probe.mark(Stage::Sequenced);
+        self.is_stale = sequenced.is_late;
         let Some(changed) = self.apply(sequenced.bytes) else { return };
         self.ticks = self.ticks.wrapping_add(1);
         self.probe.mark(Stage::Applied);
@@ -382,6 +391,9 @@ impl<P: Probe> Desk<P> {
                 if let Some(stock) = self.stocks.get_mut(usize::from(directory.stock_locate.get())) {
                     stock.symbol = directory.stock;
                 }
+                if self.entry.orders.is_unplaced() {
+                    self.entry.orders.place(directory.stock, directory.stock_locate.get());
+                }
             }
             Message::StockTradingAction(action) => {
                 if let Some(stock) = self.stocks.get_mut(usize::from(action.stock_locate.get())) {
@@ -392,6 +404,15 @@ impl<P: Probe> Desk<P> {
             _ => {}
         }
         Some(changed)
+    }
+
+    /// The stocks that the feed has named take over what an earlier life of the trader left in them.
+    #[cold]
+    fn place_earlier(&mut self) {
+        let Self { stocks, entry, .. } = self;
+        if entry.orders.is_unplaced() {
+            (0..=u16::MAX).zip(stocks).for_each(|(locate, stock)| entry.orders.place(stock.symbol, locate));
+        }
     }
 
     #[cold]
