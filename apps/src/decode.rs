@@ -17,15 +17,21 @@ use crate::order::soupbin::{self, kind};
 /// Why decoding stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A capture cannot be read. What could be read was printed.
-    #[error(transparent)]
-    Input(#[from] PcapError),
+    /// Captures that cannot be read, or not to their end. What could be read was printed.
+    #[error("{}", .0.iter().map(PcapError::to_string).collect::<Vec<_>>().join("; "))]
+    Input(Vec<PcapError>),
     /// Output cannot be written.
     #[error("output: {0}")]
     Output(#[from] io::Error),
     /// The device model or the driver failed (replay).
     #[error("{0}")]
     Run(String),
+}
+
+impl From<PcapError> for Error {
+    fn from(error: PcapError) -> Self {
+        Self::Input(vec![error])
+    }
 }
 
 /// What a run decoded; the last line.
@@ -37,7 +43,7 @@ pub struct Summary {
     pub messages: u64,
     /// Frames and messages that came to nothing.
     pub errors: u64,
-    /// A capture was cut off or damaged.
+    /// A capture was cut off, damaged, or none.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
 }
@@ -249,29 +255,46 @@ pub fn captures(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PcapError> {
     Ok(files)
 }
 
+/// Calls `read` for every capture that `paths` name, and writes the summary. A capture that is damaged, or none, keeps nobody from the others.
+///
+/// # Errors
+/// After the summary, when captures could not be read to their end, with all of them; at once when anything else fails.
+pub fn each<W: Write>(
+    paths: &[PathBuf],
+    json: bool,
+    out: &mut W,
+    mut read: impl FnMut(&Path, &mut Lines<'_, W>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let captures = captures(paths)?;
+    let (mut lines, mut damaged) = (Lines::new(&mut *out, json), Vec::new());
+    for path in &captures {
+        match read(path, &mut lines) {
+            Err(Error::Input(errors)) => damaged.extend(errors),
+            other => other?,
+        }
+    }
+    lines.summary.truncated = !damaged.is_empty();
+    // Where nothing was a capture there is nothing to sum up.
+    if damaged.len() < captures.len() || damaged.iter().any(|error| matches!(error, PcapError::Cut { .. })) {
+        lines.finish()?;
+        out.flush()?;
+    }
+    if damaged.is_empty() { Ok(()) } else { Err(Error::Input(damaged)) }
+}
+
 /// Decodes captures into `out`.
 ///
 /// # Errors
-/// After the summary, when a capture could not be read to its end.
+/// As [`each`].
 pub fn run(paths: &[PathBuf], protocol: Option<Protocol>, json: bool, out: &mut impl Write) -> Result<(), Error> {
-    let mut lines = Lines::new(out, json);
-    for path in captures(paths)? {
-        let read = pcap::read(&path, |frame| {
+    each(paths, json, out, |path, lines| {
+        let read = pcap::read(path, |frame| {
             if lines.failed.is_none() {
                 lines.frame(frame, protocol);
             }
         });
-        if let Err(error) = read {
-            if matches!(error, PcapError::Cut { .. }) {
-                lines.summary.truncated = true;
-                lines.finish()?;
-                out.flush()?;
-            }
-            return Err(error.into());
-        }
-    }
-    lines.finish()?;
-    Ok(())
+        Ok(read?)
+    })
 }
 
 #[cfg(test)]

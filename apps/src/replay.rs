@@ -16,7 +16,7 @@ use barewire_models::{Ixgbe82599, Mac, Medium, PortId, pcap};
 use barewire_netstack::wire::{Seen, see};
 use barewire_netstack::{Event, Stack};
 
-use crate::decode::{Error, Lines, captures};
+use crate::decode::{Error, Lines, each};
 use crate::feed::moldudp64::Receiver;
 
 /// What a capture's frames are sent to: VLAN, group and port.
@@ -25,21 +25,9 @@ type Group = (Option<u16>, SocketAddrV4);
 /// Replays captures and prints the messages that arrive, as `decode` prints them.
 ///
 /// # Errors
-/// After the summary, when a capture could not be read to its end; at once when port or model fail.
+/// As [`each`]; at once when port or model fail.
 pub fn run(paths: &[PathBuf], json: bool, out: &mut impl Write) -> Result<(), Error> {
-    let mut lines = Lines::new(out, json);
-    for path in captures(paths)? {
-        if let Err(error) = replay(&path, &mut lines) {
-            if matches!(error, Error::Input(pcap::PcapError::Cut { .. })) {
-                lines.summary.truncated = true;
-                lines.finish()?;
-                out.flush()?;
-            }
-            return Err(error);
-        }
-    }
-    lines.finish()?;
-    Ok(())
+    each(paths, json, out, replay)
 }
 
 /// One capture, on a port and a receiver of its own.
@@ -84,7 +72,7 @@ fn replay<W: Write>(path: &Path, lines: &mut Lines<'_, W>) -> Result<(), Error> 
     }
     let (feed, drops) = (receiver.stats(), stack.stats().drops);
     let dropped = drops.truncated + drops.bad_checksum + drops.no_receiver + drops.fragment + drops.unknown_protocol;
-    lines.summary.errors += feed.truncated + feed.bad_blocks + feed.other_session + dropped;
+    lines.summary.errors += feed.truncated + feed.bad_blocks + feed.bad_sequence + feed.other_session + dropped;
     if feed.gaps > 0 {
         log::info!("{}: {} gaps, {} messages missing", path.display(), feed.gaps, feed.missing);
     }

@@ -1,6 +1,7 @@
 //! A trader: feed, book, decision, limits, order.
 #![forbid(unsafe_code)]
 
+mod earlier;
 mod entry;
 pub mod kill;
 pub mod limits;

@@ -56,14 +56,22 @@ pub enum PcapError {
 ///
 /// # Errors
 /// As [`PcapError`] says. Frames before the damage were delivered.
-pub fn read(path: &Path, mut frame: impl FnMut(&[u8])) -> Result<(), PcapError> {
+pub fn read(path: &Path, frame: impl FnMut(&[u8])) -> Result<(), PcapError> {
+    let bytes = std::fs::read(path).map_err(|source| PcapError::Io { path: path.to_owned(), source })?;
+    frames(path, &bytes, frame)
+}
+
+/// As [`read`], for a capture that is in memory; `path` is what errors name.
+///
+/// # Errors
+/// As [`PcapError`] says. Frames before the damage were delivered.
+pub fn frames(path: &Path, bytes: &[u8], mut frame: impl FnMut(&[u8])) -> Result<(), PcapError> {
     let owned = || path.to_owned();
-    let bytes = std::fs::read(path).map_err(|source| PcapError::Io { path: owned(), source })?;
     if bytes.is_empty() {
         return Err(PcapError::Empty(owned()));
     }
     let not_pcap = |error: ParseError| PcapError::NotPcap { path: owned(), reason: error.to_string() };
-    let (mut rest, parser) = PcapParser::new(&bytes).map_err(not_pcap)?;
+    let (mut rest, parser) = PcapParser::new(bytes).map_err(not_pcap)?;
     let link = parser.header().datalink;
     if link != DataLink::ETHERNET {
         return Err(PcapError::LinkType { path: owned(), link: link.into() });

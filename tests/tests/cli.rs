@@ -358,6 +358,24 @@ fn capture_that_is_cut_off_prints_what_it_held() {
 }
 
 #[test]
+fn damaged_captures_are_all_named_and_keep_nobody_from_the_others() {
+    let captures = Captures::new();
+    let whole = std::fs::read(captures.capture("b.pcap", &feed_frames())).unwrap();
+    let cut = captures.file("a.pcap", &whole[..whole.len() - 1]);
+    let text = captures.file("c.pcap", b"this is a text and not a capture");
+    captures.capture("d.pcap", &feed_frames());
+    let folder = cut.parent().unwrap();
+    for ran in [decode(folder), replay(folder)] {
+        assert_eq!(ran.status, Some(2), "{ran:?}");
+        assert_one_line(&ran.err, &[cut.to_str().unwrap(), "cut off or damaged", text.to_str().unwrap(), "not a pcap"]);
+        let (lines, summary) = json(&ran.out);
+        let frames = 3 * feed_frames().len() - 1;
+        assert_eq!((&summary["frames"], &summary["truncated"]), (&frames.into(), &true.into()), "{summary}");
+        assert_eq!(summary["messages"], lines.len());
+    }
+}
+
+#[test]
 fn reader_that_goes_away_ends_the_program_quietly() {
     let captures = Captures::new();
     let orders: Vec<_> = (0..20).map(add).collect();

@@ -84,7 +84,8 @@ mod tests {
         // Its own memory alone: other tests, in other threads, unmap theirs meanwhile.
         let bytes = vec![7u8; 1 << 16];
         let range = bytes.as_ptr_range();
-        Cold(vec![range.start as usize..range.end as usize]).flush();
+        let range = range.start as usize..range.end as usize;
+        Cold(Vec::from([range])).flush();
         assert!(bytes.iter().all(|byte| *byte == 7));
     }
 }

@@ -7,7 +7,7 @@ use zerocopy::IntoBytes;
 use super::accounts::{ClientOrder, Owner};
 use super::book::TradingState;
 use super::cross::CrossType;
-use super::{Exchange, LONGEST_EVENT, Outlet, directory, stamp};
+use super::{Exchange, LONGEST_EVENT, Outlet, directory, stamp, trading_action};
 use crate::feed::itch;
 use crate::fields::Alpha;
 use crate::order::gateway::AccountId;
@@ -128,16 +128,7 @@ impl Exchange {
     }
 
     fn trading_action(&mut self, now: Nanos, locate: u16, state: &str, reason: &str, out: &mut impl Outlet) {
-        let action = itch::StockTradingAction {
-            message_type: Alpha::new("H"),
-            stock_locate: locate.into(),
-            tracking_number: 0.into(),
-            timestamp: stamp(now),
-            stock: self.symbol(locate),
-            trading_state: Alpha::new(state),
-            reserved: Alpha::new(""),
-            reason: Alpha::new(reason),
-        };
+        let action = trading_action(now, locate, self.symbol(locate), state, reason);
         self.publish(action.as_bytes(), out);
     }
 

@@ -179,6 +179,20 @@ fn directory(now: Nanos, locate: u16, symbol: Alpha<8>) -> itch::StockDirectory 
     }
 }
 
+/// A stock's trading state.
+fn trading_action(now: Nanos, locate: u16, symbol: Alpha<8>, state: &str, reason: &str) -> itch::StockTradingAction {
+    itch::StockTradingAction {
+        message_type: Alpha::new("H"),
+        stock_locate: locate.into(),
+        tracking_number: 0.into(),
+        timestamp: stamp(now),
+        stock: symbol,
+        trading_state: Alpha::new(state),
+        reserved: Alpha::new(""),
+        reason: Alpha::new(reason),
+    }
+}
+
 fn letter(side: Side) -> Alpha<1> {
     Alpha(if side == Side::Buy { *b"B" } else { *b"S" })
 }

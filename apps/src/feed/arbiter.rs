@@ -186,7 +186,7 @@ impl Arbiter {
         self.hear(now, source, first, end);
         if first == self.next && self.next == self.end && messages > 0 && !self.is_suspended {
             self.arrived(now, source, first);
-            self.pass_on(source, count, blocks, &mut message);
+            self.pass_on(now, source, count, blocks, &mut message);
         } else if end <= self.next && messages > 0 && !self.is_suspended {
             self.repeated(now, source, first, messages);
         } else {
@@ -226,12 +226,19 @@ impl Arbiter {
 
     /// The common case: the packet is next, and nothing is held back.
     #[inline]
-    fn pass_on(&mut self, source: Source, count: u16, mut blocks: &[u8], message: &mut impl FnMut(Sequenced<'_>)) {
+    fn pass_on(
+        &mut self,
+        now: Nanos,
+        source: Source,
+        count: u16,
+        mut blocks: &[u8],
+        message: &mut impl FnMut(Sequenced<'_>),
+    ) {
         let first = self.next;
         for _ in 0..count {
             let Some((bytes, rest)) = split_block(blocks) else {
-                count_one(&mut self.stats.bad_blocks);
-                break;
+                self.passed(source, first);
+                return self.cut_off(now, first.wrapping_add(count.into()));
             };
             blocks = rest;
             let number = self.next;
@@ -239,11 +246,34 @@ impl Arbiter {
             self.next = number.wrapping_add(1);
             message(Sequenced { number, bytes, is_late: false });
         }
+        self.passed(source, first);
+    }
+
+    /// The messages from `first` to before the next were the first copies, and passed on.
+    #[inline]
+    fn passed(&mut self, source: Source, first: u64) {
         self.end = self.next;
         let passed = self.next.wrapping_sub(first);
         self.stats.messages = self.stats.messages.wrapping_add(passed);
         if let Some(line) = self.lines.get_mut(source as usize) {
             line.stats.messages = line.stats.messages.wrapping_add(passed);
+        }
+    }
+
+    /// A packet says that there are messages to before `end`, and ends itself before that.
+    #[cold]
+    fn cut_off(&mut self, now: Nanos, end: u64) {
+        count_one(&mut self.stats.bad_blocks);
+        self.told(now, end);
+    }
+
+    /// Messages to before `end` are known to exist.
+    fn told(&mut self, now: Nanos, end: u64) {
+        if end > self.end && !self.is_suspended {
+            count_one(&mut self.stats.gaps);
+            self.stats.missing = self.stats.missing.saturating_add(end.wrapping_sub(self.end));
+            self.end = end;
+            self.gap_since.get_or_insert(now);
         }
     }
 
@@ -276,19 +306,16 @@ impl Arbiter {
         if count == END_OF_SESSION && number >= self.next {
             self.session_end = Some(number);
         }
-        if number > self.end && !self.is_suspended {
-            count_one(&mut self.stats.gaps);
-            self.stats.missing = self.stats.missing.saturating_add(number.wrapping_sub(self.end));
-            self.end = number;
-            self.gap_since.get_or_insert(now);
-        }
+        self.told(now, number);
         if count == 0 || count == END_OF_SESSION {
             return count_one(&mut self.stats.heartbeats);
         }
         self.arrived_first(now, source, number);
+        // The last number of the packet was seen to fit.
+        let end = number.wrapping_add(count.into());
         for _ in 0..count {
             let Some((bytes, rest)) = split_block(blocks) else {
-                count_one(&mut self.stats.bad_blocks);
+                self.cut_off(now, end);
                 break;
             };
             blocks = rest;

@@ -60,7 +60,7 @@ impl Client {
     pub fn receive(&mut self, now: Nanos, bytes: &[u8], mut update: impl FnMut(Update<'_>)) -> Result<(), Error> {
         let Self { session, assembler, is_complete } = self;
         let mut outcome = Ok(());
-        assembler.feed(bytes, |packet| {
+        let read = assembler.feed(bytes, |packet| {
             if *is_complete || outcome.is_err() {
                 return;
             }
@@ -78,8 +78,13 @@ impl Client {
                 // What else a server may say does not change the snapshot.
                 _ => {}
             }
-        })?;
-        outcome
+        });
+        outcome?;
+        // What follows the end is of no interest.
+        if !*is_complete {
+            read?;
+        }
+        Ok(())
     }
 
     /// A heartbeat, when one is due.

@@ -55,6 +55,8 @@ pub struct Stats {
     pub truncated: u64,
     /// Message blocks that go beyond their packet; the rest of the packet is given up.
     pub bad_blocks: u64,
+    /// Packets whose numbers go beyond 64 bits.
+    pub bad_sequence: u64,
     /// Packets of another session than the one that runs.
     pub other_session: u64,
     /// Heartbeats.
@@ -104,10 +106,15 @@ impl Receiver {
             return;
         }
         let (mut sequence, count) = (header.sequence.get(), header.count.get());
+        let is_empty = count == 0 || count == END_OF_SESSION;
+        if !is_empty && sequence.checked_add(count.into()).is_none() {
+            self.stats.bad_sequence = self.stats.bad_sequence.wrapping_add(1);
+            return;
+        }
         if sequence != self.next {
             self.jump(sequence);
         }
-        if count == 0 || count == END_OF_SESSION {
+        if is_empty {
             self.ended = count == END_OF_SESSION;
             self.stats.heartbeats = self.stats.heartbeats.wrapping_add(1);
             return;
@@ -311,9 +318,13 @@ mod tests {
     }
 
     #[test]
-    fn sequence_at_its_end_wraps_without_panic() {
+    fn sequence_beyond_64_bits_is_counted_and_never_begins_anew() {
         let mut receiver = Receiver::joining();
-        receive(&mut receiver, &packet(SESSION, u64::MAX, &[b"a", b"b"]));
+        let end = u64::MAX - 1;
+        assert_eq!(receive(&mut receiver, &packet(SESSION, end, &[b"a"])), [(end, b"a".to_vec())]);
+        assert!(receive(&mut receiver, &packet(SESSION, u64::MAX, &[b"b"])).is_empty());
+        assert!(receive(&mut receiver, &packet(SESSION, 1, &[b"c"])).is_empty());
+        assert_eq!((receiver.stats().bad_sequence, receiver.next_sequence()), (1, u64::MAX));
     }
 
     proptest! {

@@ -29,6 +29,8 @@ pub struct Report {
     pub seed: u64,
     /// Whether time was virtual.
     pub simulated: bool,
+    /// Whether each part was a process of its own.
+    pub processes: bool,
     /// ITCH messages published.
     pub ticks_offered: u64,
     /// ITCH messages applied.
@@ -157,6 +159,7 @@ impl Report {
         Self {
             seed: config.seed,
             simulated: config.simulated,
+            processes: config.processes,
             ticks_offered: exchange.exchange.messages,
             ticks: trader.view.ticks,
             messages: sources().map(|(_, stats)| stats.messages + stats.duplicates).sum(),
@@ -250,7 +253,11 @@ fn doorbell_ns(network: &Network, side: usize) -> u64 {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.host.wall_ns as f64 / 1e9;
-        let time = if self.simulated { "virtual time" } else { "real time, two threads" };
+        let time = match (self.simulated, self.processes) {
+            (true, _) => "virtual time",
+            (_, true) => "real time, five processes",
+            _ => "real time, two threads",
+        };
         writeln!(f, "market, seed {}: {time}, {seconds:.1} s", self.seed)?;
         writeln!(f)?;
         let dropped: u64 = self.drops.values().filter_map(Value::as_u64).sum();

@@ -11,6 +11,10 @@
 //! A question may be cut off as well, or its answer. Then an answer to the earlier question may come first, and what it says may be out of date. The
 //! session counts the answers that it has not seen: with `n` of them missing, only answer `n + 1` of this connection is certainly one to a question that
 //! was asked on it.
+//!
+//! **Beginning.** A client that was started anew does not know how many such answers an earlier life of it has left in what will be heard again. So the
+//! first login asks for new messages only (SoupBinTCP 4.1, section 2.3.1: sequence number zero), and is told where they begin. If anything was said
+//! before, the connection is given up for one that hears everything, and answers to questions count from there.
 #![forbid(unsafe_code)]
 
 use barewire_driver::clock::Nanos;
@@ -134,6 +138,10 @@ pub struct Session {
     name: Alpha<10>,
     /// The number of the next message that was not heard.
     next_sequence: u64,
+    /// The number of the first message of this life; `None` until the exchange has told it.
+    first_own: Option<u64>,
+    /// The connection served to learn that number, and is to be given up.
+    is_used_up: bool,
     /// Questions whose answer was not seen.
     unseen: u32,
     /// Answers that must still come on this connection before one is certainly of this connection.
@@ -158,6 +166,8 @@ impl Session {
             assembler: Assembler::default(),
             name: Alpha::new(""),
             next_sequence: 1,
+            first_own: None,
+            is_used_up: false,
             unseen: 0,
             wanted: 0,
             login: None,
@@ -195,7 +205,8 @@ impl Session {
     pub fn connected(&mut self, now: Nanos) {
         let Credentials { user, password } = self.credentials;
         let (user, password, name) = (user.to_string(), password.to_string(), self.name.to_string());
-        let (client, login) = Client::login(now, &user, &password, &name, self.next_sequence);
+        let wanted = self.first_own.map_or(0, |_| self.next_sequence);
+        let (client, login) = Client::login(now, &user, &password, &name, wanted);
         self.client = client.with_patience(self.patience);
         self.assembler = Assembler::default();
         (self.login, self.questions) = (Some(login), 0);
@@ -207,8 +218,12 @@ impl Session {
         if matches!(self.phase, Phase::Down { .. } | Phase::Over(_)) {
             return;
         }
-        self.stats.cuts += 1;
         (self.login, self.questions) = (None, 0);
+        if std::mem::take(&mut self.is_used_up) {
+            self.phase = Phase::Down { until: now };
+            return;
+        }
+        self.stats.cuts += 1;
         self.phase = Phase::Down { until: now.saturating_add(self.wait) };
         self.wait = self.wait.saturating_mul(2).min(self.backoff.most);
     }
@@ -237,6 +252,13 @@ impl Session {
     }
 
     fn accepted(&mut self, session: Alpha<10>, next_sequence: u64) {
+        if self.first_own.is_none() {
+            (self.name, self.first_own) = (session, Some(next_sequence));
+            self.is_used_up = next_sequence > self.next_sequence;
+            if self.is_used_up {
+                return;
+            }
+        }
         if next_sequence > self.next_sequence {
             return self.end(Over::Gap { wanted: self.next_sequence, offered: next_sequence });
         }
@@ -265,6 +287,8 @@ impl Session {
         self.stats.messages += 1;
         self.next_sequence = number.wrapping_add(1);
         match Outbound::parse(message) {
+            // The answer to a question of an earlier life.
+            Ok(Outbound::AccountQueryResponse(..)) if self.first_own.is_some_and(|first| number < first) => {}
             Ok(Outbound::AccountQueryResponse(answer, _)) => {
                 self.unseen = self.unseen.saturating_sub(1);
                 if self.phase == Phase::Settling {
@@ -295,11 +319,11 @@ impl Session {
         matches!(self.phase, Phase::LoggingIn | Phase::Settling | Phase::Ready).then(|| self.client.poll(now))?
     }
 
-    /// Whether the connection serves nothing any more, for the exchange is silent or the session over: reset it, and tell
+    /// Whether the connection serves nothing any more, for the exchange is silent, the session over, or another connection wanted: reset it, and tell
     /// [`Session::disconnected`].
     pub fn is_dead(&self) -> bool {
         let is_open = matches!(self.phase, Phase::LoggingIn | Phase::Settling | Phase::Ready);
-        matches!(self.phase, Phase::Over(_)) || is_open && self.client.state() == State::Ended
+        matches!(self.phase, Phase::Over(_)) || is_open && (self.is_used_up || self.client.state() == State::Ended)
     }
 
     /// Notes that something was sent, which spares a heartbeat.
@@ -319,7 +343,7 @@ impl Session {
         match self.phase {
             Phase::Down { until } => Some(until),
             Phase::LoggingIn | Phase::Settling | Phase::Ready => {
-                if self.login.is_none() && self.questions == 0 {
+                if self.login.is_none() && self.questions == 0 && !self.is_used_up {
                     self.client.deadline()
                 } else {
                     Some(0)

@@ -62,7 +62,7 @@ impl Entry {
         clock: &Clock,
         probe: &mut P,
     ) -> Result<(u32, Nanos), Refusal> {
-        let number = self.risk.admit(intent, market)?;
+        let number = self.risk.admit(intent, symbol, market)?;
         let sent = self.link.send(cx, number, intent, symbol, clock, probe)?;
         self.risk.released(market.now, number, intent);
         let tally = &mut self.risk.orders.tally;

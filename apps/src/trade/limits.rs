@@ -290,6 +290,8 @@ impl TokenBucket {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::strategy::Level;
     use super::*;
 
@@ -421,6 +423,73 @@ mod tests {
         assert_eq!(refusals.total(), 1 + Refusal::COUNT as u64);
         for (reason, count) in refusals.iter() {
             assert_eq!(count, if reason == Refusal::Collar { 2 } else { 1 }, "{}", reason.name());
+        }
+    }
+
+    /// Numbers at their ends, and near `near`.
+    fn number(near: u32) -> impl Strategy<Value = u32> {
+        prop_oneof![Just(0), Just(u32::MAX), any::<u32>(), near.saturating_sub(3)..near.saturating_add(3)]
+    }
+
+    /// The limits in numbers that have no end.
+    fn check_slowly(limits: &Limits, intent: &Intent, at: &Situation<'_>) -> Result<(), Refusal> {
+        let [price, shares, bid, ask] =
+            [intent.price, intent.shares, at.top.bid.price, at.top.ask.price].map(i128::from);
+        let sign = if intent.side == Direction::Buy { 1 } else { -1 };
+        let open = if intent.side == Direction::Buy { at.exposure.open_buy } else { at.exposure.open_sell };
+        let worst = sign * i128::from(at.exposure.position) + i128::from(open) + shares;
+        let beyond =
+            sign * (price * 20_000 - (bid + ask) * 10_000) > (bid + ask) * i128::from(limits.collar_bps.min(10_000));
+        let broken = [
+            (
+                at.is_stale || i128::from(at.now) - i128::from(at.heard) > i128::from(limits.book_age),
+                Refusal::StaleBook,
+            ),
+            (at.is_halted, Refusal::Halted),
+            (shares == 0 || shares > limits.order_shares.into(), Refusal::Shares),
+            (price * shares > limits.order_notional.into(), Refusal::Notional),
+            (bid == 0 || ask == 0 || beyond, Refusal::Collar),
+            (at.open_orders >= limits.open_orders, Refusal::OpenOrders),
+            (worst > limits.position_shares.into(), Refusal::Position),
+        ];
+        broken.into_iter().find(|(is_broken, _)| *is_broken).map_or(Ok(()), |(_, refusal)| Err(refusal))
+    }
+
+    proptest! {
+        #[test]
+        fn prices_and_sizes_up_to_their_ends_are_judged_as_by_numbers_without_end(
+            (price, shares, bid, ask) in (number(1_000), number(100), number(1_000), number(1_010)),
+            (order_shares, notional, collar_bps, position_shares) in
+                (number(100), prop_oneof![any::<u64>(), 99_000u64..101_000], number(100), number(500)),
+            (position, open) in (prop_oneof![-600i64..600, -(1i64 << 62)..1 << 62], prop_oneof![0u64..600, 0u64..1 << 61]),
+            (now, heard, book_age) in prop_oneof![any::<(u64, u64, u64)>(), (0u64..9, 0u64..9, 0u64..9)],
+            is_buy: bool, open_orders in 0u32..3,
+        ) {
+            let level = |price| Level { price, shares: 1 };
+            let top = Top { bid: level(bid), ask: level(ask) };
+            let exposure = Exposure { position, open_buy: open, open_sell: open / 2, ..QUIET };
+            let limits = Limits {
+                order_shares, order_notional: notional, collar_bps, position_shares, book_age, open_orders: 2, ..Limits::default()
+            };
+            let intent = if is_buy { buy(price, shares) } else { sell(price, shares) };
+            let at = Situation { now, heard, top: &top, exposure: &exposure, open_orders, ..CALM };
+            prop_assert_eq!(limits.check(&intent, &at), check_slowly(&limits, &intent, &at));
+        }
+
+        #[test]
+        fn bucket_gives_no_more_than_its_rate_wherever_the_clock_steps(
+            times in prop::collection::vec(prop_oneof![0u64..10_000_000, any::<u64>()], 0..200), rate in 1u32..2_000, burst in 1u32..20,
+        ) {
+            let limits = Limits { orders_per_second: rate, burst, ..Limits::default() };
+            let (mut bucket, mut given, mut latest) = (TokenBucket::new(&limits), 0u128, 0);
+            for now in times {
+                latest = latest.max(now);
+                if bucket.has_token(now) {
+                    bucket.take(now);
+                    given += 1;
+                }
+                prop_assert!(given <= u128::from(burst) + u128::from(latest) * u128::from(rate) / 1_000_000_000);
+            }
         }
     }
 }

@@ -1,10 +1,14 @@
 //! The trader's own view of its orders: what is open, what it is exposed to, and the count of every outcome.
 #![forbid(unsafe_code)]
 
+use serde::{Deserialize, Serialize};
+
+pub use super::earlier::AcceptedOrder;
+use super::earlier::Earlier;
 use super::limits::{Exposure, Refusal, Refusals};
 use super::strategy::{Direction, Intent};
+use crate::fields::Alpha;
 use crate::order::ouch::Outbound;
-use serde::{Deserialize, Serialize};
 
 /// What became of the orders. Every order decided is sent or refused; every order sent is accepted, rejected, or known to be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -27,6 +31,8 @@ pub struct Tally {
     pub filled_shares: u64,
     /// Orders that never reached the exchange: a cut took them.
     pub lost: u64,
+    /// Orders that the exchange accepted from an earlier life of the trader.
+    pub earlier: u64,
     /// Answers that name no open order.
     pub strays: u64,
 }
@@ -42,10 +48,7 @@ impl Tally {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// It has the order.
-    Accepted {
-        /// The order.
-        number: u32,
-    },
+    Accepted(AcceptedOrder),
     /// It does not take the order.
     Rejected {
         /// The order.
@@ -76,7 +79,7 @@ impl Answer {
     /// What a message says of an order, if anything that changes it.
     pub fn of(message: &Outbound<'_>) -> Option<Self> {
         Some(match message {
-            Outbound::OrderAccepted(m, _) => Self::Accepted { number: m.user_ref_num.get() },
+            Outbound::OrderAccepted(m, _) => Self::Accepted(AcceptedOrder::of(m)),
             Outbound::Rejected(m, _) => Self::Rejected { number: m.user_ref_num.get() },
             Outbound::OrderExecuted(m, _) => Self::Executed { number: m.user_ref_num.get(), shares: m.quantity.get() },
             Outbound::OrderCanceled(m, _) => Self::Cancelled { number: m.user_ref_num.get(), shares: m.quantity.get() },
@@ -130,6 +133,7 @@ pub struct Orders {
     exposure: Box<[Exposure]>,
     open_count: u32,
     last_number: u32,
+    earlier: Earlier,
     /// What became of the orders.
     pub tally: Tally,
 }
@@ -141,6 +145,7 @@ impl Default for Orders {
             exposure: vec![Exposure::default(); STOCKS].into_boxed_slice(),
             open_count: 0,
             last_number: 0,
+            earlier: Earlier::default(),
             tally: Tally::default(),
         }
     }
@@ -189,7 +194,10 @@ impl Orders {
     /// Takes what the exchange says.
     pub fn answer(&mut self, answer: Answer) {
         match answer {
-            Answer::Accepted { number } => self.accepted(number),
+            Answer::Accepted(order) if self.is_earlier(order.number) => self.inherit(order),
+            // It never was in the market.
+            Answer::Rejected { number } if self.is_earlier(number) => {}
+            Answer::Accepted(order) => self.accepted(order.number),
             Answer::Rejected { number } => self.rejected(number),
             Answer::Executed { number, shares } => self.executed(number, shares),
             Answer::Cancelled { number, shares } => self.cancelled(number, shares),
@@ -219,6 +227,45 @@ impl Orders {
             }
             None => self.tally.strays += 1,
         }
+    }
+
+    /// Whether `number` was neither used here nor settled, so that an answer to it is one to an order of an earlier life.
+    fn is_earlier(&self, number: u32) -> bool {
+        number > self.last_number
+    }
+
+    /// The exchange accepted an order of an earlier life. It is open like any other, in a stock that [`Orders::place`] will tell.
+    fn inherit(&mut self, order: AcceptedOrder) {
+        self.tally.earlier += 1;
+        if order.shares > 0 {
+            self.earlier.add(order);
+            self.open_count = self.open_count.wrapping_add(1);
+        }
+    }
+
+    /// Whether something of an earlier life waits for its stock.
+    #[inline]
+    pub fn is_unplaced(&self) -> bool {
+        !self.earlier.is_empty()
+    }
+
+    /// The feed calls the stock with `symbol` by `stock`, which takes over what an earlier life left in it.
+    #[cold]
+    pub fn place(&mut self, symbol: Alpha<8>, stock: u16) {
+        let Self { open, exposure, open_count, earlier, tally, .. } = self;
+        let Some(exposure) = exposure.get_mut(usize::from(stock)) else { return };
+        let position = earlier.give(symbol, |order| {
+            let AcceptedOrder { number, is_sell, price, shares, rests, .. } = order;
+            let Some(slot) = open.get_mut(number as usize % SLOTS).filter(|slot| slot.number == 0) else {
+                log::warn!("order {number} of an earlier life finds no place; the position is to be checked");
+                (*open_count, tally.strays) = (open_count.saturating_sub(1), tally.strays.saturating_add(1));
+                return;
+            };
+            *slot = Open { number, stock, is_sell, price, shares, rests, is_accepted: true };
+            let (open, resting) = exposure.side_mut(is_sell);
+            (*open, *resting) = (open.wrapping_add(shares.into()), resting.wrapping_add(rests.into()));
+        });
+        exposure.position = exposure.position.wrapping_add(position);
     }
 
     /// The exchange rejected the order: it never was in the market.
@@ -289,7 +336,11 @@ impl Orders {
 
     /// Takes up to `shares` out of an open order; frees its slot when none are left. Returns how many were taken.
     fn take_open(&mut self, number: u32, shares: u32, executed: bool) -> Option<u32> {
-        let slot = self.find(number)?;
+        let Some(slot) = self.find(number) else {
+            let (taken, is_over) = self.earlier.take(number, shares, executed)?;
+            self.open_count = self.open_count.saturating_sub(is_over.into());
+            return Some(taken);
+        };
         let taken = shares.min(slot.shares);
         slot.shares -= taken;
         let Open { stock, is_sell, rests, .. } = *slot;
@@ -312,7 +363,12 @@ impl Orders {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::order::ouch::OrderAccepted;
 
     fn sent(orders: &mut Orders, side: Direction, shares: u32) -> u32 {
         let number = orders.next_number().unwrap();
@@ -406,5 +462,121 @@ mod tests {
         );
         orders.executed(number, 10);
         assert!(!orders.meets_own(&buy(100)));
+    }
+
+    /// What the exchange says of a purchase of 100 in an earlier life.
+    fn accepted_earlier(number: u32, symbol: &str, time_in_force: &str) -> OrderAccepted {
+        OrderAccepted {
+            message_type: Alpha::new("A"),
+            timestamp: 0.into(),
+            user_ref_num: number.into(),
+            side: Alpha::new("B"),
+            quantity: 100.into(),
+            symbol: Alpha::new(symbol),
+            price: 100.into(),
+            time_in_force: Alpha::new(time_in_force),
+            display: Alpha::new("Y"),
+            order_reference_number: 0.into(),
+            capacity: Alpha::new("P"),
+            inter_market_sweep_eligibility: Alpha::new("N"),
+            cross_type: Alpha::new("N"),
+            order_state: Alpha::new("L"),
+            cl_ord_id: Alpha::new(""),
+        }
+    }
+
+    #[test]
+    fn orders_of_an_earlier_life_are_open_and_held_once_their_stock_is_known() {
+        let mut orders = Orders::default();
+        let earlier = [(1, "WIRE", "0"), (2, "BARE", "0"), (3, "WIRE", "3")];
+        for accepted in earlier.map(|(number, symbol, tif)| accepted_earlier(number, symbol, tif)) {
+            orders.answer(Answer::Accepted(AcceptedOrder::of(&accepted)));
+        }
+        orders.executed(1, 30);
+        orders.executed(2, 100);
+        orders.executed(3, 60);
+        orders.cancelled(3, 40);
+        orders.settle(5);
+        assert_eq!((orders.open_count(), orders.next_number(), orders.exposure(5)), (1, Some(5), Exposure::default()));
+        orders.place(Alpha::new("WIRE"), 5);
+        let exposure = Exposure { position: 90, open_buy: 70, resting_buys: 1, ..Exposure::default() };
+        assert_eq!(
+            (orders.exposure(5), orders.open(1), orders.is_unplaced()),
+            (exposure, Some((Direction::Buy, 70)), true)
+        );
+        assert!(orders.meets_own(&Intent { side: Direction::Sell, stock: 5, price: 100, shares: 1, rests: false }));
+        orders.cancelled(1, 70);
+        orders.place(Alpha::new("BARE"), 6);
+        assert_eq!((orders.exposure(5).position, orders.exposure(6).position, orders.open_count()), (90, 100, 0));
+        assert_eq!(
+            (orders.is_unplaced(), orders.tally.strays, orders.tally.earlier, orders.tally.unanswered()),
+            (false, 0, 3, 0)
+        );
+        // What was not settled then cannot be of an earlier life now.
+        orders.answer(Answer::Accepted(AcceptedOrder::of(&accepted_earlier(4, "WIRE", "0"))));
+        assert_eq!(orders.tally.strays, 1);
+    }
+
+    /// What an exchange may say, to which order, about how many shares.
+    type Said = (u8, u32, u32);
+
+    fn said() -> impl Strategy<Value = Said> {
+        let number = prop_oneof![8 => 0u32..12, 1 => any::<u32>(), 1 => (0u32..12).prop_map(|low| low + SLOTS as u32)];
+        (0u8..6, number, prop_oneof![0u32..60, Just(u32::MAX)])
+    }
+
+    proptest! {
+        /// Answers that repeat, jump, come too early, too late or twice, for more shares than there are: what is open and held is what a list says.
+        #[test]
+        fn answers_of_all_kinds_leave_orders_and_exposure_in_agreement(answers in prop::collection::vec(said(), 0..200)) {
+            let (mut orders, mut position, mut strays) = (Orders::default(), 0i64, 0);
+            // By number: whether it sells, what is open, whether it is accepted.
+            let mut list = BTreeMap::<u32, (bool, u32, bool)>::new();
+            for (what, number, shares) in answers {
+                let known = list.get_mut(&number);
+                match what {
+                    0 | 1 => {
+                        let side = if what == 0 { Direction::Buy } else { Direction::Sell };
+                        if list.len() < 12 {
+                            let number = sent(&mut orders, side, 50);
+                            list.insert(number, (what == 1, 50, false));
+                        }
+                        continue;
+                    }
+                    2 => {
+                        orders.accepted(number);
+                        strays += u64::from(known.as_ref().is_none_or(|order| order.2));
+                        known.into_iter().for_each(|order| order.2 = true);
+                    }
+                    3 => {
+                        orders.rejected(number);
+                        strays += u64::from(list.remove(&number).is_none());
+                    }
+                    _ => {
+                        strays += u64::from(known.is_none());
+                        if let Some((is_sell, open, _)) = known {
+                            let taken = shares.min(*open);
+                            *open -= taken;
+                            if what == 4 {
+                                position += if *is_sell { -i64::from(taken) } else { i64::from(taken) };
+                            }
+                        }
+                        if what == 4 { orders.executed(number, shares) } else { orders.cancelled(number, shares) }
+                        list.retain(|_, order| order.1 > 0);
+                    }
+                }
+                let on = |sells: bool| list.values().filter(move |order| order.0 == sells);
+                let open = |sells: bool| on(sells).map(|order| u64::from(order.1)).sum::<u64>();
+                let exposure = Exposure {
+                    position,
+                    open_buy: open(false),
+                    open_sell: open(true),
+                    resting_buys: on(false).count() as u32,
+                    resting_sells: on(true).count() as u32,
+                };
+                prop_assert_eq!(orders.exposure(5), exposure);
+                prop_assert_eq!((orders.open_count() as usize, orders.tally.strays), (list.len(), strays));
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ use super::kill::KillSwitch;
 use super::limits::{Limits, Refusal, Situation, TokenBucket};
 use super::orders::Orders;
 use super::strategy::{Intent, Top};
+use crate::fields::Alpha;
 
 /// What is known of the feed and of a stock when an order in it is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +47,13 @@ impl Risk {
         self.kill = kill;
     }
 
-    /// Passes the order at the moment of its release, or says what it broke; the number under which it may leave.
+    /// Passes the order at the moment of its release, or says what it broke; the number under which it may leave. The stock is known to the exchange by
+    /// `symbol`.
     #[inline]
-    pub fn admit(&self, intent: &Intent, market: &Market) -> Result<u32, Refusal> {
+    pub fn admit(&mut self, intent: &Intent, symbol: Alpha<8>, market: &Market) -> Result<u32, Refusal> {
+        if self.orders.is_unplaced() {
+            self.orders.place(symbol, intent.stock);
+        }
         if self.kill.is_pressed() {
             return Err(Refusal::Killed);
         }

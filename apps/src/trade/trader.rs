@@ -61,7 +61,7 @@ struct Desk<P> {
     entry: Entry,
     /// When something was last heard of the feed.
     heard: Nanos,
-    /// Whether something of it was missing then.
+    /// Whether messages behind the last one applied are known to be missing.
     is_stale: bool,
     moved: Option<u16>,
     phases: Phases,
@@ -140,7 +140,7 @@ impl<P: Probe> Trader<P> {
     #[inline]
     pub fn on_packet<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, source: Source, packet: &[u8]) {
         let Self { feed, desk } = self;
-        (desk.heard, desk.is_stale) = (t0, feed.stale_since().is_some());
+        desk.heard = t0;
         desk.view.look_ahead(packet);
         feed.receive(t0, source, packet, |message| desk.message(cx, t0, message));
     }
@@ -280,6 +280,7 @@ impl<P: Probe> Desk<P> {
     #[inline]
     fn message<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, sequenced: Sequenced<'_>) {
         self.probe.mark(Stage::Sequenced);
+        self.is_stale = sequenced.is_late;
         let Some(changed) = self.view.tick(sequenced.bytes) else { return };
         self.probe.mark(Stage::Applied);
         self.moved = changed.or(self.moved);

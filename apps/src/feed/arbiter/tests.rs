@@ -163,12 +163,13 @@ fn bad_packets_are_counted_by_cause_and_change_nothing() {
 }
 
 #[test]
-fn blocks_that_are_cut_off_are_missing_once_the_next_packet_tells() {
+fn blocks_that_are_cut_off_are_missing() {
     let whole = packet(1, 3);
     for len in HEADER..whole.len() {
         let mut arbiter = Arbiter::default();
         let got = receive(&mut arbiter, 0, Source::A, &whole[..len]);
-        assert_eq!(arbiter.stats().bad_blocks, 1, "{len}");
+        assert_eq!((arbiter.stats().bad_blocks, arbiter.gap_since()), (1, Some(0)), "{len}");
+        assert_eq!(arbiter.first_missing(0, 24), Some((1 + got.len() as u64, 4)), "{len}");
         receive(&mut arbiter, 1, Source::A, &packet(4, 1));
         assert_eq!(arbiter.first_missing(0, 24), Some((1 + got.len() as u64, 4)), "{len}");
         assert_eq!(receive(&mut arbiter, 2, Source::B, &whole).len(), 4 - got.len());

@@ -14,9 +14,6 @@ use crate::market::figures::{EndFigures, FeedFigures};
 use crate::market::hosts::{FeedPorts, Follower};
 use crate::market::{Config, Error, Spans};
 
-/// How often the strategy is told how the feed stands, when nothing else is said.
-const STATE_INTERVAL: Nanos = 25_000_000;
-
 /// Hands on what the feed says.
 struct Relay {
     feed: Handler,
@@ -27,25 +24,14 @@ struct Relay {
 /// The way to the strategy.
 struct Out {
     ring: Writer,
-    /// When something was last heard.
-    heard: Nanos,
-    is_stale: bool,
     /// The ring is of no use any more.
     failure: Option<Error>,
 }
 
 impl Out {
     fn say(&mut self, kind: u8, seen: Nanos, number: u64, is_late: bool, body: &[u8]) {
-        let Self { ring, heard, is_stale, failure } = self;
-        let header = FromFeed {
-            seen,
-            heard: *heard,
-            number,
-            kind,
-            is_late: is_late.into(),
-            is_stale: (*is_stale).into(),
-            padding: [0; 5],
-        };
+        let Self { ring, failure } = self;
+        let header = FromFeed { seen, number, kind, is_late: is_late.into(), padding: [0; 6] };
         let mut buffer = [0; LONGEST];
         // What is longer than every message of ITCH goes without its body, and counts as malformed.
         let message = with_body(&mut buffer, &header, body).unwrap_or(header.as_bytes());
@@ -67,13 +53,7 @@ impl Out {
 impl Relay {
     fn packet(&mut self, now: Nanos, source: Source, packet: &[u8]) {
         let Self { feed, out, .. } = self;
-        (out.heard, out.is_stale) = (now, feed.stale_since().is_some());
         feed.receive(now, source, packet, |message| out.update(now, Update::Message(message)));
-    }
-
-    fn state(&mut self, now: Nanos, kind: u8) {
-        self.out.is_stale = self.feed.stale_since().is_some();
-        self.out.say(kind, now, 0, false, &[]);
     }
 }
 
@@ -105,10 +85,10 @@ impl Follower for Relay {
 
 /// Runs until the feed is over.
 pub(super) fn run(mut frame: Frame, config: &Config) -> Result<Home, Error> {
-    let (buses, clock) = (frame.buses()?, frame.clock.clone());
+    let buses = frame.buses()?;
     let ring = Frame::writer(&frame.plan.places.messages)?;
-    let mut ports = FeedPorts::open(config, clock.clone(), &buses)?;
-    let out = Out { ring, heard: clock.now(), is_stale: false, failure: None };
+    let mut ports = FeedPorts::open(config, frame.clock.clone(), &buses)?;
+    let out = Out { ring, failure: None };
     let mut relay = Relay { feed: Handler::new(buses.len()), out, ring_wait: Spans::default() };
     let stopped = follow(&mut frame, &mut ports, &mut relay)?;
     let mut home = Home { stopped, ..Home::default() };
@@ -119,7 +99,7 @@ pub(super) fn run(mut frame: Frame, config: &Config) -> Result<Home, Error> {
 }
 
 fn follow(frame: &mut Frame, ports: &mut FeedPorts, relay: &mut Relay) -> Result<Option<Stop>, Error> {
-    let mut next_state = 0;
+    relay.out.say(kind::START, 0, 0, false, &[]);
     loop {
         let now = frame.clock.now();
         let frames = ports.poll(now, relay)?;
@@ -127,10 +107,7 @@ fn follow(frame: &mut Frame, ports: &mut FeedPorts, relay: &mut Relay) -> Result
             ports.recover(now, relay);
         }
         if relay.feed.has_ended() {
-            relay.state(now, kind::END);
-        } else if now >= next_state {
-            next_state = now + STATE_INTERVAL;
-            relay.state(now, kind::STATE);
+            relay.out.say(kind::END, now, 0, false, &[]);
         }
         if let Some(error) = relay.out.failure.take() {
             return Err(error);

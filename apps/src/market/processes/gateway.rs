@@ -6,7 +6,7 @@ use barewire_netstack::ipc::Writer;
 use barewire_netstack::{Event, Lane, TcpId, TcpState};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::message::{Instruction, News, instruction, news};
+use super::message::{Instruction, News, Order, instruction, news};
 use super::{Frame, Home, Stop, send};
 use crate::fields::Alpha;
 use crate::market::figures::{EndFigures, LinkFigures, PhaseFigures};
@@ -50,7 +50,10 @@ impl Out {
 
     fn answer(&mut self, answer: Answer) {
         let (kind, number, shares) = match answer {
-            Answer::Accepted { number } => (news::ACCEPTED, number, 0),
+            Answer::Accepted(accepted) => {
+                let (kind, number, order) = (news::ACCEPTED, accepted.number, Order::of(&accepted));
+                return self.say(&News { kind, number, order, ..News::default() });
+            }
             Answer::Rejected { number } => (news::REJECTED, number, 0),
             Answer::Executed { number, shares } => (news::EXECUTED, number, shares),
             Answer::Cancelled { number, shares } => (news::CANCELLED, number, shares),

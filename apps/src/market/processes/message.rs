@@ -3,6 +3,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::fields::Alpha;
+use crate::trade::orders::AcceptedOrder;
 use crate::trade::strategy::{Direction, Intent};
 
 /// Bytes of the longest message of a ring: a header and a message of ITCH.
@@ -27,8 +29,8 @@ pub(super) mod feed {
     pub const SNAPSHOT: u8 = 2;
     /// The snapshot is complete; `number` is the feed's next message.
     pub const COMPLETE: u8 = 3;
-    /// Nothing new but how the feed stands. The first is the start of the market.
-    pub const STATE: u8 = 4;
+    /// The feed's ports are open.
+    pub const START: u8 = 4;
     /// The feed is over.
     pub const END: u8 = 5;
 }
@@ -80,26 +82,20 @@ messages! {
     FromFeed {
         /// When the packet was seen.
         seen: u64,
-        /// When something was last heard of the feed.
-        heard: u64,
         /// The message's number.
         number: u64,
         /// What it is.
         kind: u8,
         /// Later messages are known to exist.
         is_late: u8,
-        /// Something of the feed is missing.
-        is_stale: u8,
         /// Zero.
-        padding: [u8; 5],
+        padding: [u8; 6],
     }
 
     /// Strategy to risk.
     Want {
         /// When the packet was seen that led to it.
         seen: u64,
-        /// When something was last heard of the feed.
-        heard: u64,
         /// Shares at the best buy price.
         bid_shares: u64,
         /// Shares at the best sell price.
@@ -112,12 +108,10 @@ messages! {
         order: Order,
         /// What it is.
         kind: u8,
-        /// Something of the feed is missing.
-        is_stale: u8,
         /// The stock is halted.
         is_halted: u8,
         /// Zero.
-        padding: [u8; 5],
+        padding: [u8; 6],
     }
 
     /// Risk to gateway.
@@ -138,6 +132,8 @@ messages! {
 
     /// Gateway to risk.
     News {
+        /// The order, where it is accepted.
+        order: Order,
         /// Which order.
         number: u32,
         /// How many shares.
@@ -174,6 +170,20 @@ messages! {
 }
 
 impl Order {
+    /// What the exchange says of it.
+    pub(super) fn of(accepted: &AcceptedOrder) -> Self {
+        let &AcceptedOrder { symbol, price, shares, .. } = accepted;
+        let (is_sell, rests) = (accepted.is_sell.into(), accepted.rests.into());
+        Self { symbol: symbol.0, price, shares, is_sell, rests, ..Self::default() }
+    }
+
+    /// The same, read.
+    pub(super) fn accepted(&self, number: u32) -> AcceptedOrder {
+        let &Self { symbol, price, shares, .. } = self;
+        let (is_sell, rests) = (self.is_sell != 0, self.rests != 0);
+        AcceptedOrder { number, symbol: Alpha(symbol), is_sell, price, shares, rests }
+    }
+
     /// The order as the rest of the trader knows it.
     pub(super) fn intent(&self) -> Intent {
         let side = if self.is_sell != 0 { Direction::Sell } else { Direction::Buy };

@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::message::{Instruction, News, Want, instruction, news, want};
 use super::{Frame, Home, Stop, send};
+use crate::fields::Alpha;
 use crate::market::Error;
 use crate::trade::kill::KillSwitch;
 use crate::trade::limits::Refusal;
@@ -44,11 +45,11 @@ impl Desk {
             bid: Level { price: wanted.bid, shares: wanted.bid_shares },
             ask: Level { price: wanted.ask, shares: wanted.ask_shares },
         };
-        let (is_stale, is_halted) = (wanted.is_stale != 0, wanted.is_halted != 0);
-        let market = Market { now, top, heard: wanted.heard, is_stale, is_halted };
+        // Of messages that came too late, the strategy wants nothing.
+        let market = Market { now, top, heard: wanted.seen, is_stale: false, is_halted: wanted.is_halted != 0 };
         self.risk.orders.tally.decided += 1;
         let epoch = self.epoch.ok_or(Refusal::NoSession);
-        match self.risk.admit(&intent, &market).and_then(|number| Ok((number, epoch?))) {
+        match self.risk.admit(&intent, Alpha(wanted.order.symbol), &market).and_then(|number| Ok((number, epoch?))) {
             Ok((number, epoch)) => {
                 self.risk.released(now, number, &intent);
                 let Want { seen, order, .. } = *wanted;
@@ -63,7 +64,7 @@ impl Desk {
     }
 
     fn news(&mut self, bytes: &[u8]) {
-        let Ok(News { number, shares, epoch, kind, reason, .. }) = News::read_from_bytes(bytes) else { return };
+        let Ok(News { order, number, shares, epoch, kind, reason, .. }) = News::read_from_bytes(bytes) else { return };
         let answer = match kind {
             news::READY => return self.epoch = Some(epoch),
             news::DOWN => return self.epoch = None,
@@ -71,7 +72,7 @@ impl Desk {
                 let reason = Refusal::ALL.get(usize::from(reason)).copied();
                 return self.risk.orders.unsent(number, reason.unwrap_or(Refusal::NoSession));
             }
-            news::ACCEPTED => Answer::Accepted { number },
+            news::ACCEPTED => Answer::Accepted(order.accepted(number)),
             news::REJECTED => Answer::Rejected { number },
             news::EXECUTED => Answer::Executed { number, shares },
             news::CANCELLED => Answer::Cancelled { number, shares },

@@ -23,7 +23,6 @@ struct Mind {
     strategy: Strategy,
     phases: Phases,
     out: Writer,
-    has_started: bool,
     has_ended: bool,
     failure: Option<Error>,
 }
@@ -36,10 +35,7 @@ impl Mind {
             kind::RESET => self.view.reset(),
             kind::SNAPSHOT => _ = self.view.apply(body),
             kind::COMPLETE => self.view.resume(header.number),
-            kind::STATE if !self.has_started => {
-                self.has_started = true;
-                self.say(&Want { kind: want::START, ..Want::default() });
-            }
+            kind::START => self.say(&Want { kind: want::START, ..Want::default() }),
             kind::END => {
                 self.has_ended = true;
                 self.say(&Want { kind: want::END, ..Want::default() });
@@ -75,16 +71,14 @@ impl Mind {
         };
         self.say(&Want {
             seen: header.seen,
-            heard: header.heard,
             bid_shares: top.bid.shares,
             ask_shares: top.ask.shares,
             bid: top.bid.price,
             ask: top.ask.price,
             order,
             kind: want::ORDER,
-            is_stale: header.is_stale,
             is_halted: stock.is_halted.into(),
-            padding: [0; 5],
+            padding: [0; 6],
         });
     }
 
@@ -105,7 +99,6 @@ pub(super) fn run(mut frame: Frame, config: &Config) -> Result<Home, Error> {
         strategy: Strategy::default(),
         phases: Phases::new(config.rate, config.burst),
         out: Frame::writer(&places.wants)?,
-        has_started: false,
         has_ended: false,
         failure: None,
     };

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::exchange::{Exchange, Outlet};
 use crate::order::gateway::{AccountId, Gateway, Logs, Request};
-use crate::trade::orders::Orders;
+use crate::trade::orders::{Answer, Orders};
 use crate::trade::strategy::{Direction, Intent};
 
 const CREDENTIALS: Credentials = Credentials { user: Alpha(*b"TRADER"), password: Alpha(*b"SECRET    ") };
@@ -54,7 +54,7 @@ impl World {
             exchange.step(0, true, &mut Outlets(&mut Logs::default()));
         }
         Self {
-            now: 0,
+            now: 1_000_000,
             session: Session::new(CREDENTIALS, PATIENCE, BACKOFF),
             gateway: Gateway::new("S1", vec![CREDENTIALS], PATIENCE),
             exchange,
@@ -87,7 +87,8 @@ impl World {
     fn client(&mut self) {
         self.now += 1_000;
         // A login that was long on its way may have taken the connection's place: the exchange closes it.
-        if self.pipes.last().is_some_and(|pipe| !pipe.is_gone && self.gateway.is_over(pipe.id)) {
+        let is_over = |pipe: &Pipe| self.gateway.is_over(pipe.id) || self.session.is_dead();
+        if self.pipes.last().is_some_and(|pipe| !pipe.is_gone && is_over(pipe)) {
             self.cut();
         }
         if self.session.connect_due(self.now) {
@@ -129,17 +130,7 @@ impl World {
         let bytes: Vec<_> = self.down.drain(..len.min(self.down.len())).collect();
         let Self { now, session, orders, .. } = self;
         let received = session.receive(*now, &bytes, |event| match event {
-            SessionEvent::Message(Outbound::OrderAccepted(m, _)) => orders.accepted(m.user_ref_num.get()),
-            SessionEvent::Message(Outbound::Rejected(m, _)) => orders.rejected(m.user_ref_num.get()),
-            SessionEvent::Message(Outbound::OrderExecuted(m, _)) => {
-                orders.executed(m.user_ref_num.get(), m.quantity.get())
-            }
-            SessionEvent::Message(Outbound::OrderCanceled(m, _)) => {
-                orders.cancelled(m.user_ref_num.get(), m.quantity.get())
-            }
-            SessionEvent::Message(Outbound::AiqCanceled(m, _)) => {
-                orders.cancelled(m.user_ref_num.get(), m.decrement_shares.get())
-            }
+            SessionEvent::Message(message) => _ = Answer::of(&message).map(|answer| orders.answer(answer)),
             SessionEvent::Settled { next_user_ref_num } => orders.settle(next_user_ref_num),
             other => panic!("{other:?}"),
         });
@@ -183,6 +174,8 @@ enum Step {
     Down(usize),
     Cut,
     Notice(usize),
+    /// The clock steps back.
+    Back(Nanos),
     Idle,
 }
 
@@ -193,12 +186,13 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0usize..300).prop_map(Step::Down),
         1 => Just(Step::Cut),
         1 => (0usize..3).prop_map(Step::Notice),
+        1 => (0u64..50_000).prop_map(Step::Back),
         4 => Just(Step::Idle),
     ]
 }
 
 proptest! {
-    /// Wherever connections are cut: every order that the exchange took is known as such, every other one as lost, once each, and both sides agree on
+    /// Wherever connections are cut, and though the clock steps back: every order that the exchange took is known as such, every other one as lost, once each, and both sides agree on
     /// what is open and on the position.
     #[test]
     fn every_order_is_taken_once_or_known_to_be_lost(steps in prop::collection::vec(step(), 0..400)) {
@@ -213,6 +207,7 @@ proptest! {
                 Step::Down(len) => world.deliver_down(len),
                 Step::Cut => world.cut(),
                 Step::Notice(back) => world.notice(at(&world, back)),
+                Step::Back(span) => world.now = world.now.saturating_sub(span),
                 Step::Idle => {}
             }
         }
@@ -225,6 +220,16 @@ proptest! {
         prop_assert!(world.taken.is_sorted_by(|one, next| one < next), "an order was taken twice");
         prop_assert_eq!(world.orders.exposure(1).position, world.exchange.position(ACCOUNT, 1));
         prop_assert_eq!(world.orders.open_count() as usize, world.exchange.live_orders(ACCOUNT).count());
+        // A client that was started anew hears it all again, and stands where the first one stood.
+        let next = world.orders.next_number();
+        world.cut();
+        (world.session, world.orders) = (Session::new(CREDENTIALS, PATIENCE, BACKOFF), Orders::default());
+        world.settle();
+        world.orders.place(Alpha::new("AAAB"), 1);
+        prop_assert_eq!(world.orders.exposure(1).position, world.exchange.position(ACCOUNT, 1));
+        prop_assert_eq!(world.orders.open_count() as usize, world.exchange.live_orders(ACCOUNT).count());
+        prop_assert_eq!((world.orders.tally.earlier, world.orders.tally.strays), (tally.accepted, 0));
+        prop_assert!(world.orders.next_number() == next || tally.lost > 0);
     }
 }
 

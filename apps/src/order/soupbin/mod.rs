@@ -44,8 +44,13 @@ impl Quiet {
         self.heard.saturating_add(self.patience)
     }
 
+    /// When a heartbeat is due.
+    fn heartbeat(self) -> Nanos {
+        self.sent.saturating_add(HEARTBEAT)
+    }
+
     fn deadline(self) -> Nanos {
-        (self.sent + HEARTBEAT).min(self.end())
+        self.heartbeat().min(self.end())
     }
 }
 
@@ -69,7 +74,7 @@ fn poll(state: &mut State, quiet: &mut Quiet, now: Nanos, heartbeat: u8) -> Opti
         *state = State::Ended;
         return None;
     }
-    (now >= quiet.sent + HEARTBEAT).then(|| {
+    (now >= quiet.heartbeat()).then(|| {
         quiet.sent = now;
         control(heartbeat, &[])
     })
