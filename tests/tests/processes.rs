@@ -65,7 +65,8 @@ impl Drop for Market {
         // It may have ended, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let left: Vec<_> = std::fs::read_dir(&self.folder).unwrap().filter_map(Result::ok).map(|entry| entry.path()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(&self.folder).unwrap().filter_map(Result::ok).map(|entry| entry.path()).collect();
         std::fs::remove_dir_all(&self.folder).unwrap();
         if !std::thread::panicking() {
             assert_eq!(left, [PathBuf::new(); 0], "files are left behind");

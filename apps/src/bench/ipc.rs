@@ -1,10 +1,10 @@
-//! `bench ipc`: messages from one process to another and back, over the rings of `netstack::ipc`, a pipe and a Unix socket; and what a cache line
-//! takes that goes to and fro between the same two cores, which nothing in shared memory can beat.
+//! `bench ipc`: messages from one process to another and back, over the rings of `netstack::ipc`, a pipe, a Unix socket and crate ipc-channel; and what a cache
+//! line takes that goes to and fro between the same two cores, which nothing in shared memory can beat.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -14,6 +14,7 @@ use barewire_driver::dma::{Region, SharedWords};
 use barewire_driver::ring::Words;
 use barewire_netstack::ipc::{Geometry, Peer, Reader, Ring, SendError, Writer};
 use barewire_netstack::placement::pin;
+use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcSender};
 use serde::Serialize;
 
 use super::{Error, progress};
@@ -62,13 +63,17 @@ pub struct Ipc {
     pub pipe: Way,
     /// A Unix stream socket.
     pub unix_socket: Way,
+    /// Crate ipc-channel, which goes by Unix sockets.
+    pub ipc_channel: Way,
     /// The rings' median to the floor's.
     pub ratio_floor: f64,
     /// The pipe's median to the rings'.
     pub ratio_pipe: f64,
     /// The socket's median to the rings'.
     pub ratio_unix_socket: f64,
-    /// The rings' messages a second to the faster of the kernel's.
+    /// The crate's median to the rings'.
+    pub ratio_ipc_channel: f64,
+    /// The rings' messages a second to the fastest of the others'.
     pub ratio_per_s: f64,
 }
 
@@ -139,6 +144,20 @@ impl<R: Read, W: Write> End for Streams<R, W> {
     }
 }
 
+/// The two channels of crate ipc-channel.
+struct Channels(IpcBytesReceiver, IpcBytesSender);
+
+impl End for Channels {
+    fn send(&mut self, message: &[u8; MESSAGE]) -> Result<(), Error> {
+        self.1.send(message).map_err(Error::failed)
+    }
+
+    fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
+        take(&self.0.recv().map_err(Error::failed)?);
+        Ok(())
+    }
+}
+
 /// The process at the other end; it ends with us.
 struct Other(Child);
 
@@ -190,18 +209,27 @@ pub fn run() -> Result<Ipc, Error> {
         let ours_too = ours.try_clone().map_err(Error::failed)?;
         measure(&clock, &mut Streams(ours, ours_too), 1)?
     };
+    progress("crate ipc-channel");
+    let ipc_channel = {
+        let (server, name) = IpcOneShotServer::new().map_err(Error::failed)?;
+        let _other = Other::start(&["channel".into(), name], Stdio::null(), Stdio::null())?;
+        let (_, (receiver, sender)) = server.accept().map_err(Error::failed)?;
+        measure(&clock, &mut Channels(receiver, sender), 1)?
+    };
     let ratio = |other: &Way, ours: &Way| other.ns_p50 as f64 / ours.ns_p50.max(1) as f64;
-    let kernel = pipe.per_s.unwrap_or(0.0).max(unix_socket.per_s.unwrap_or(0.0));
+    let others = [&pipe, &unix_socket, &ipc_channel].into_iter().filter_map(|way| way.per_s).fold(1.0, f64::max);
     Ok(Ipc {
         message_bytes: MESSAGE,
         ratio_floor: ratio(&ring, &line),
         ratio_pipe: ratio(&pipe, &ring),
         ratio_unix_socket: ratio(&unix_socket, &ring),
-        ratio_per_s: ring.per_s.unwrap_or(0.0) / kernel.max(1.0),
+        ratio_ipc_channel: ratio(&ipc_channel, &ring),
+        ratio_per_s: ring.per_s.unwrap_or(0.0) / others,
         line,
         ring,
         pipe,
         unix_socket,
+        ipc_channel,
     })
 }
 
@@ -258,8 +286,7 @@ fn serve(end: &mut impl End) -> Result<(), Error> {
 fn floor(clock: &Clock) -> Result<Way, Error> {
     let region = Region::allocate("line", size_of::<u64>()).map_err(Error::failed)?;
     let words = SharedWords::new(&region, 0, 8).ok_or_else(|| Error::Run("no line".into()))?;
-    let address = format!("/proc/{}/fd/{}", std::process::id(), region.fd().as_raw_fd());
-    let mut other = Other::start(&["line".into(), address], Stdio::null(), Stdio::null())?;
+    let mut other = Other::start(&["line".into(), region.address()], Stdio::null(), Stdio::null())?;
     let mut spans = Spans::default();
     for round in 0..u64::from(ROUNDS[0]) {
         let start = clock.now();
@@ -280,9 +307,7 @@ fn floor(clock: &Clock) -> Result<Way, Error> {
 }
 
 fn serve_line(address: &str) -> Result<(), Error> {
-    let file = File::options().read(true).write(true).open(address).map_err(Error::failed)?;
-    let size = file.metadata().map_err(Error::failed)?.len();
-    let region = Region::import(file.into(), 0, size as usize, true).map_err(Error::failed)?;
+    let region = Region::open(address).map_err(Error::failed)?;
     let words = SharedWords::new(&region, 0, 8).ok_or_else(|| Error::Run("no line".into()))?;
     loop {
         match words.load(0, Ordering::Acquire) {
@@ -312,6 +337,13 @@ pub fn run_end(arguments: &[String]) -> Result<(), Error> {
             serve(&mut Streams(File::from(stdin()?), File::from(stdout)))
         }
         [kind] if kind == "socket" => serve(&mut Streams(File::from(stdin()?), File::from(stdin()?))),
+        [kind, name] if kind == "channel" => {
+            let (ours, receiver) = ipc::bytes_channel().map_err(Error::failed)?;
+            let (sender, theirs) = ipc::bytes_channel().map_err(Error::failed)?;
+            let meeting = IpcSender::connect(name.clone()).map_err(Error::failed)?;
+            meeting.send((theirs, ours)).map_err(Error::failed)?;
+            serve(&mut Channels(receiver, sender))
+        }
         _ => Err(Error::Run("no such end".into())),
     }
 }

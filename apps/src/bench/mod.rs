@@ -56,7 +56,10 @@ const LIST: [(&str, &str); 6] = [
         "the ixgbe driver alone: nanoseconds and instructions a frame, receive and transmit, bursts of 1, 8 and 32",
     ),
     ("lines", "two lines of a feed into one arbiter: by one core, and by two with a ring between them"),
-    ("ipc", "messages between two processes: our rings, a pipe, a Unix socket, and a bare cache line"),
+    (
+        "ipc",
+        "messages between two processes: our rings, a pipe, a Unix socket, crate ipc-channel, and a bare cache line",
+    ),
     (
         "decode",
         "ITCH messages a second, decoded beside crate itchy, and through books of 50,000 and a million live orders",
