@@ -255,7 +255,7 @@ impl<T: TxQueue> Context<T> {
     #[inline(always)]
     fn receive(&mut self, frame: Frame<'_>, handler: &mut impl FnMut(&mut Self, Event<'_>)) {
         match wire::see_plain_group(frame.bytes()) {
-            Some(udp) if !frame.is_chained() => self.receive_group(&udp, None, frame.meta(), handler),
+            Some(udp) if !frame.is_chained() => self.receive_group(&udp, None, *frame.meta(), handler),
             _ => {
                 match wire::see_plain_tcp(frame.bytes()).and_then(|seen| Some((seen, self.tcp.find_session(&seen)?))) {
                     Some((segment, session)) => self.receive_tcp(frame, &segment, session, handler),
@@ -335,7 +335,7 @@ impl<T: TxQueue> Context<T> {
     fn receive_seen(&mut self, bytes: &[u8], meta: &FrameMeta, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         match wire::see(bytes) {
             Seen::Group { udp, vlan } => {
-                self.receive_group(&udp, vlan, meta, &mut |cx: &mut Self, event: Event<'_>| handler(cx, event))
+                self.receive_group(&udp, vlan, *meta, &mut |cx: &mut Self, event: Event<'_>| handler(cx, event))
             }
             seen => self.receive_other(seen, bytes, meta, handler),
         }
@@ -346,7 +346,7 @@ impl<T: TxQueue> Context<T> {
         &mut self,
         udp: &Udp<'_>,
         vlan: Option<u16>,
-        meta: &FrameMeta,
+        meta: FrameMeta,
         handler: &mut impl FnMut(&mut Self, Event<'_>),
     ) {
         let key = Key::new(meta.vlan().or(vlan), *udp.destination.ip(), udp.destination.port());
@@ -358,7 +358,7 @@ impl<T: TxQueue> Context<T> {
             self.stats.drops.bad_checksum = self.stats.drops.bad_checksum.wrapping_add(1);
             return;
         }
-        let datagram = Datagram { source: udp.source, destination: udp.destination, meta, payload: udp.payload };
+        let datagram = Datagram { source: udp.source, destination: udp.destination, meta: &meta, payload: udp.payload };
         let mut next = Some(first);
         while let Some(receiver) = next {
             next = self.lane.next(receiver);
