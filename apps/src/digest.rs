@@ -4,6 +4,8 @@
 //! offers from the lowest, orders in the order of their arrival, and feeds what it finds here. Equal digests mean equal books.
 #![forbid(unsafe_code)]
 
+use serde::{Deserialize, Serialize};
+
 /// A side of the book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Side {
@@ -14,7 +16,7 @@ pub enum Side {
 }
 
 /// A running digest. The order of what is added matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest {
     state: u64,
     orders: u64,

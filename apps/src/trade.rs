@@ -4,7 +4,10 @@
 mod entry;
 pub mod kill;
 pub mod limits;
+pub mod link;
 pub mod orders;
 pub mod packet;
+pub mod risk;
 pub mod strategy;
 pub mod trader;
+pub mod view;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::Once;
@@ -113,6 +113,22 @@ impl Region {
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW)?;
         let map = MmapOptions::new().len(len).populate().map_raw(&file)?;
         Ok(Self { map, file, page, writable: true })
+    }
+
+    /// Under what another process of this user finds the memory, for as long as this one has it: for [`Region::open`].
+    pub fn address(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Maps all of the memory that another process has under this [`Region::address`].
+    pub fn open(address: &str) -> Result<Arc<Self>, ImportError> {
+        Self::import_all(File::options().read(true).write(true).open(address)?)
+    }
+
+    /// Maps all of the memory in a file. What lies on huge pages cannot be unmapped in part.
+    pub fn import_all(file: File) -> Result<Arc<Self>, ImportError> {
+        let size = file.metadata()?.len();
+        Self::import(file.into(), 0, usize::try_from(size).unwrap_or(usize::MAX), true)
     }
 
     /// Maps `len` bytes, from `offset` on, of memory that another process shares: a memfd sealed against shrinking.
@@ -267,6 +283,8 @@ pub struct SharedWords {
 
 // SAFETY: as for `DmaWords`: `base` points into the shared mapping that `region` keeps, and it is accessed by atomics only.
 unsafe impl Send for SharedWords {}
+// SAFETY: likewise; atomics may be accessed by several threads at once.
+unsafe impl Sync for SharedWords {}
 
 impl SharedWords {
     /// The `count` words, a power of two, at `offset`, a multiple of eight. `None` where that does not fit or may not be written.

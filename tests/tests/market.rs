@@ -7,7 +7,8 @@ use barewire::market::hosts::{ExchangeHost, Shared, TraderHost};
 use barewire::market::network::Network;
 use barewire::market::report::PhaseReports;
 use barewire::market::schedule::Burst;
-use barewire::market::{Config, Rates, Report, run};
+use barewire::market::{Config, Progress, Rates, Report, run};
+use barewire::trade::kill::KillSwitch;
 use barewire_driver::clock::{Clock, SimulatedClock};
 use barewire_netstack::Lane::{Express, Host};
 use serde_json::Value;
@@ -179,7 +180,7 @@ fn no_deadline_stays_in_the_past() {
         let time = SimulatedClock::default();
         let clock = Clock::Simulated(time.clone());
         let network = Network::new(&config, &clock).unwrap();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(Progress::default(), KillSwitch::default()).unwrap());
         let mut exchange = ExchangeHost::open(&config, Arc::clone(&shared), &network.side(0)).unwrap();
         let mut trader = TraderHost::open(&config, clock, Arc::clone(&shared), &network.side(1)).unwrap();
         let mut creeping = 0;

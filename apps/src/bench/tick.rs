@@ -28,6 +28,7 @@ use crate::feed::book::Capacity;
 use crate::feed::itch::{self, Timestamp};
 use crate::feed::moldudp64::{Packet, Session};
 use crate::fields::Alpha;
+use crate::market::compare::Points;
 use crate::market::hosts::{FEED, ORDERS};
 use crate::market::{Quantiles, Spans};
 use crate::order::gateway::AccountId;
@@ -378,7 +379,8 @@ impl<P: Probe> Rounds<P> {
             exchange: Exchange::new(1, 1, 1),
             out: Answers::default(),
         };
-        let mut trader = Trader::watched(clock, Capacity { orders: 1024 }, Arc::default(), probe);
+        let points = Arc::new(Points::new().map_err(Error::failed)?);
+        let mut trader = Trader::watched(clock, Capacity { orders: 1024 }, points, probe);
         // Each round sends an order, as often as the machine can.
         trader.set_limits(Limits { orders_per_second: u32::MAX, ..Limits::default() });
         if trader.connect_due(now()) {

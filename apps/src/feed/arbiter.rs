@@ -4,6 +4,7 @@
 //! window of fixed size, until the gap is filled or a snapshot makes it irrelevant.
 
 use barewire_driver::clock::Nanos;
+use serde::{Deserialize, Serialize};
 use zerocopy::FromBytes;
 
 use super::moldudp64::{END_OF_SESSION, Header, Session};
@@ -56,7 +57,7 @@ pub struct Sequenced<'a> {
 }
 
 /// What one source brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SourceStats {
     /// Packets with a header.
     pub packets: u64,
@@ -71,7 +72,7 @@ pub struct SourceStats {
 }
 
 /// What was received and what was wrong with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// Messages passed on.
     pub messages: u64,

@@ -5,6 +5,7 @@
 
 use arrayvec::ArrayVec;
 use barewire_driver::clock::Nanos;
+use serde::{Deserialize, Serialize};
 
 use super::arbiter::Arbiter;
 
@@ -26,7 +27,7 @@ pub const MOST_MISSING: u64 = 4_096;
 pub const SNAPSHOT_PAUSE: Nanos = 10_000_000;
 
 /// What recovery did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// Requests sent, repetitions included.
     pub requests: u64,

@@ -3,6 +3,7 @@
 
 pub mod compare;
 mod config;
+pub mod figures;
 pub mod hosts;
 pub mod network;
 mod quantiles;

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use barewire_driver::bus::Bus;
+use barewire_driver::bus::model::ModelBus;
 use barewire_driver::clock::{Clock, Nanos};
 use barewire_models::wire::{Delivery, Impairment, Match, PathStats, Wire, WireConfig, WireError};
 use barewire_models::{Ixgbe82599, Mac, PortId};
@@ -40,8 +42,13 @@ impl Network {
     }
 
     /// The devices of the exchange's side (0) or the trader's (1), by wire.
-    pub fn side(&self, side: usize) -> Vec<Arc<Ixgbe82599>> {
-        self.models.iter().map(|models| Arc::clone(&models[side])).collect()
+    pub fn models(&self, side: usize) -> impl Iterator<Item = &Arc<Ixgbe82599>> {
+        self.models.iter().map(move |models| &models[side])
+    }
+
+    /// Where a driver finds them.
+    pub fn side(&self, side: usize) -> Vec<Arc<dyn Bus>> {
+        self.models(side).map(|model| Arc::new(ModelBus::new(model.clone())) as Arc<dyn Bus>).collect()
     }
 
     /// When something arrives next, on simulated wires.

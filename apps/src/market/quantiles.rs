@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use barewire_driver::clock::Nanos;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::schedule::Phase;
 
@@ -115,7 +115,7 @@ impl PhaseSpans {
 }
 
 /// A distribution of nanoseconds in six numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Quantiles {
     /// How many spans were recorded.
     pub count: u64,

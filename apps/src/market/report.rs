@@ -7,17 +7,17 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::compare::POINTS;
-use super::hosts::{EndStats, ExchangeOutcome, TraderOutcome};
+use super::figures::{EndFigures, PhaseFigures, TraderFigures};
+use super::hosts::ExchangeOutcome;
 use super::network::Network;
-use super::schedule::Phase;
-use super::{Config, Quantiles, Spans};
+use super::{Config, Quantiles};
 use crate::feed::arbiter::Source;
 
 /// Everything a report is made from.
 pub(super) struct Outcome<'a> {
     pub config: &'a Config,
     pub exchange: &'a ExchangeOutcome,
-    pub trader: &'a TraderOutcome,
+    pub trader: &'a TraderFigures,
     pub network: &'a Network,
     pub wall_ns: u64,
 }
@@ -130,10 +130,9 @@ pub struct PhaseReport {
 impl Report {
     pub(super) fn new(outcome: &Outcome<'_>) -> Self {
         let Outcome { config, exchange, trader, network, wall_ns } = outcome;
-        let (tally, handler) = (trader.trader.orders().tally, trader.trader.feed());
-        let (arbiter, recovery) = (handler.arbiter(), handler.recovery());
-        let (feed, sources) = (arbiter.stats(), Source::ALL.map(|source| (source, arbiter.source_stats(source))));
-        let digests = trader.trader.digests();
+        let (tally, recovery, feed) = (&trader.tally, &trader.feed.recovery, &trader.feed.merged);
+        let sources = || Source::ALL.into_iter().zip(trader.feed.sources);
+        let digests = &trader.view.digests;
         let pairs = || exchange.digests.iter().zip(digests).filter_map(|(theirs, ours)| Some((theirs, ours.as_ref()?)));
         let (books_compared, passed_over) = (pairs().count(), digests.iter().filter(|ours| ours.is_none()).count());
         let refusals = tally.refused.iter().map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
@@ -144,7 +143,7 @@ impl Report {
             });
             (path.to_owned(), stats)
         });
-        let lines = sources.map(|(source, stats)| {
+        let lines = sources().map(|(source, stats)| {
             let (packets, messages, duplicates) = (stats.packets, stats.messages, stats.duplicates);
             let brought = json!({ "packets": packets, "messages": messages, "duplicates": duplicates });
             let mut brought = brought.as_object().cloned().unwrap_or_default();
@@ -159,10 +158,10 @@ impl Report {
             seed: config.seed,
             simulated: config.simulated,
             ticks_offered: exchange.exchange.messages,
-            ticks: trader.trader.ticks(),
-            messages: sources.iter().map(|(_, stats)| stats.messages + stats.duplicates).sum(),
+            ticks: trader.view.ticks,
+            messages: sources().map(|(_, stats)| stats.messages + stats.duplicates).sum(),
             packets: exchange.packets,
-            drops: drops(trader, feed.not_held),
+            drops: drops(trader),
             orders_decided: tally.decided,
             orders_sent: tally.sent,
             orders_prepared: tally.prepared,
@@ -171,15 +170,15 @@ impl Report {
             orders_accepted: tally.accepted,
             orders_rejected: tally.rejected,
             orders_lost: tally.lost,
-            order_cuts: trader.trader.session().stats().cuts,
+            order_cuts: trader.link.cuts,
             fills: tally.fills,
             gaps_detected: feed.gaps,
-            gaps_unrecovered: arbiter.holes(),
+            gaps_unrecovered: trader.feed.holes,
             messages_missing: feed.missing,
-            feed: lines.into_iter().collect(),
+            feed: lines.collect(),
             feed_faults: json!({
                 "truncated": feed.truncated, "bad_blocks": feed.bad_blocks, "bad_sequence": feed.bad_sequence,
-                "other_session": feed.other_session, "bad_messages": trader.trader.bad().feed,
+                "other_session": feed.other_session, "bad_messages": trader.view.malformed,
             }),
             recovery: json!({
                 "requests": recovery.requests, "repeated": recovery.repeated, "exhausted": recovery.exhausted,
@@ -192,21 +191,26 @@ impl Report {
             books_compared,
             books_passed_over: passed_over,
             book_orders_compared: pairs().map(|(theirs, ours)| theirs.orders().min(ours.orders())).sum(),
-            retransmits: exchange.ends.iter().chain(&trader.ends).map(|end| end.stack.retransmits).sum(),
+            retransmits: exchange
+                .ends
+                .iter()
+                .map(EndFigures::from)
+                .chain(trader.ends.iter().copied())
+                .map(|end| end.retransmits)
+                .sum(),
             ledger: ["exchange", "trader"].into_iter().zip(0..).map(|(side, at)| ledger(network, side, at)).collect(),
             impairments: impairments.collect(),
             host: Host {
-                tick_to_trade_ns: trader.trader.tick_to_trade().all().quantiles(),
-                ring_wait_ns: trader.trader.ring_wait().quantiles(),
-                line_lag_ns: [Source::A, Source::B]
-                    .map(|line| arbiter.lag(line).map(Spans::quantiles).unwrap_or_default()),
+                tick_to_trade_ns: trader.tick_to_trade.all,
+                ring_wait_ns: trader.ring_wait,
+                line_lag_ns: trader.feed.line_lag_ns,
                 schedule_lag_ns: exchange.lags.all().quantiles(),
                 phases: config.burst.map(|_| {
-                    let [calm, burst] = [Phase::Calm, Phase::Burst].map(|phase| PhaseReport {
-                        tick_to_trade_ns: trader.trader.tick_to_trade().of(phase).quantiles(),
-                        schedule_lag_ns: exchange.lags.of(phase).quantiles(),
-                    });
-                    PhaseReports { calm, burst }
+                    let (ticks, lags) = (trader.tick_to_trade, PhaseFigures::from(&exchange.lags));
+                    PhaseReports {
+                        calm: PhaseReport { tick_to_trade_ns: ticks.calm, schedule_lag_ns: lags.calm },
+                        burst: PhaseReport { tick_to_trade_ns: ticks.burst, schedule_lag_ns: lags.burst },
+                    }
                 }),
                 doorbell_ns: [0, 1].map(|side| doorbell_ns(network, side)).iter().sum(),
                 wall_ns: *wall_ns,
@@ -216,13 +220,13 @@ impl Report {
 }
 
 /// What the queues between the wires and the books had no room for.
-fn drops(trader: &TraderOutcome, not_held: u64) -> Map<String, Value> {
-    let sum = |count: fn(&EndStats) -> u64| trader.ends.iter().map(count).sum::<u64>();
+fn drops(trader: &TraderFigures) -> Map<String, Value> {
+    let sum = |count: fn(&EndFigures) -> u64| trader.ends.iter().map(count).sum::<u64>();
     let drops = [
-        ("ring_full", sum(|end| end.port.rx_missed)),
-        ("no_buffer", sum(|end| end.stack.drops.no_buffer)),
+        ("ring_full", sum(|end| end.ring_full)),
+        ("no_buffer", sum(|end| end.no_buffer)),
         ("line_ring_full", trader.ring_drops),
-        ("hold_back_full", not_held),
+        ("hold_back_full", trader.feed.merged.not_held),
     ];
     drops.into_iter().map(|(cause, count)| (cause.to_owned(), count.into())).collect()
 }
@@ -230,7 +234,7 @@ fn drops(trader: &TraderOutcome, not_held: u64) -> Map<String, Value> {
 /// What the buses of one side felt, over all of its ports.
 fn ledger(network: &Network, side: &str, at: usize) -> (String, Value) {
     let mut sums = Map::new();
-    for model in network.side(at) {
+    for model in network.models(at) {
         for (name, count) in model.ledger().entries() {
             let sum = sums.get(name).and_then(Value::as_u64).unwrap_or(0) + count;
             sums.insert(name.to_owned(), sum.into());
@@ -240,7 +244,7 @@ fn ledger(network: &Network, side: &str, at: usize) -> (String, Value) {
 }
 
 fn doorbell_ns(network: &Network, side: usize) -> u64 {
-    network.side(side).iter().map(|model| model.doorbell_ns()).sum()
+    network.models(side).map(|model| model.doorbell_ns()).sum()
 }
 
 impl fmt::Display for Report {

@@ -8,7 +8,8 @@ use std::thread;
 use barewire_driver::clock::{Clock, Nanos, SimulatedClock};
 use barewire_netstack::placement::{self, Idle};
 
-use super::hosts::{ExchangeHost, ExchangeOutcome, LineHost, Progress, Shared, TraderHost, TraderOutcome};
+use super::figures::TraderFigures;
+use super::hosts::{ExchangeHost, ExchangeOutcome, LineHost, Progress, Shared, TraderHost};
 use super::network::Network;
 use super::report::{Outcome, Report};
 use super::{Config, Error};
@@ -37,7 +38,7 @@ pub fn run_watched(config: &Config, progress: &Progress, kill: &KillSwitch) -> R
     let simulated = config.simulated.then(SimulatedClock::default);
     let clock = simulated.clone().map_or_else(Clock::calibrated, Clock::Simulated);
     let network = Network::new(config, &clock)?;
-    let shared = Arc::new(Shared::new(progress.clone(), kill.clone()));
+    let shared = Arc::new(Shared::new(progress.clone(), kill.clone())?);
     let started = std::time::Instant::now();
     let (exchange, trader) = match simulated {
         Some(time) => simulate(config, &time, &shared, &network)?,
@@ -47,7 +48,7 @@ pub fn run_watched(config: &Config, progress: &Progress, kill: &KillSwitch) -> R
     Ok(Report::new(&Outcome { config, exchange: &exchange, trader: &trader, network: &network, wall_ns }))
 }
 
-type Finished = (ExchangeOutcome, TraderOutcome);
+type Finished = (ExchangeOutcome, TraderFigures);
 
 /// One thread: time jumps from event to event.
 fn simulate(
@@ -101,7 +102,7 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
         let stalled = Error::Stalled { seconds: limit / 1_000_000_000 };
         if now < limit { Ok(()) } else { Err(stalled) }
     };
-    let models = network.side(1);
+    let buses = network.side(1);
     thread::scope(|scope| {
         let exchange = scope.spawn(|| {
             let mut departure = Departure(shared, false);
@@ -123,11 +124,11 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
             _ => std::hint::spin_loop(),
         };
         let (writer, reader) = (config.feed_cores == 2).then(ring::ring).transpose()?.unzip();
-        let second = writer.zip(models.get(1)).map(|(writer, model)| {
+        let second = writer.zip(buses.get(1)).map(|(writer, bus)| {
             scope.spawn(move || {
                 let mut departure = Departure(shared, false);
                 place(2)?;
-                let mut host = LineHost::open(config, clock, model, writer)?;
+                let mut host = LineHost::open(config, clock, bus, writer)?;
                 while !shared.is_over() {
                     if host.poll(clock.now())? == 0 {
                         rest();
@@ -140,7 +141,7 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
         let trader = || {
             let mut departure = Departure(shared, false);
             place(1)?;
-            let polled = &models[..if second.is_some() { 1 } else { models.len() }];
+            let polled = &buses[..if second.is_some() { 1 } else { buses.len() }];
             let host = TraderHost::open(config, clock.clone(), Arc::clone(shared), polled)?;
             let mut host = match reader {
                 Some(reader) => host.reading(reader),
@@ -161,7 +162,7 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
         let (exchange, second) = (joined(exchange), second.map(joined).transpose());
         let mut trader = trader?;
         if let Some((end, drops)) = second? {
-            trader.ends.push(end);
+            trader.ends.push((&end).into());
             trader.ring_drops = drops;
         }
         Ok((exchange?, trader))

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use barewire_driver::clock::Nanos;
+use serde::{Deserialize, Serialize};
 
 use super::strategy::{Direction, Intent, Top};
 
@@ -125,7 +126,7 @@ impl Refusal {
 }
 
 /// How often each [`Refusal`] happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Refusals([u64; Refusal::COUNT]);
 
 impl Refusals {
@@ -259,6 +260,12 @@ pub struct TokenBucket {
     /// How far ahead the time of being full may lie, for one more token to be there.
     slack: Nanos,
     full_at: Nanos,
+}
+
+impl Default for TokenBucket {
+    fn default() -> Self {
+        Self::new(&Limits::default())
+    }
 }
 
 impl TokenBucket {

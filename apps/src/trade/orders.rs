@@ -3,9 +3,11 @@
 
 use super::limits::{Exposure, Refusals};
 use super::strategy::{Direction, Intent};
+use crate::order::ouch::Outbound;
+use serde::{Deserialize, Serialize};
 
 /// What became of the orders. Every order decided is sent or refused; every order sent is accepted, rejected, or known to be lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// Orders that the strategy wanted.
     pub decided: u64,
@@ -33,6 +35,61 @@ impl Tally {
     /// Orders sent of which nothing is known.
     pub fn unanswered(&self) -> u64 {
         self.sent.saturating_sub(self.accepted.saturating_add(self.rejected).saturating_add(self.lost))
+    }
+}
+
+/// What the exchange says of our orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It has the order.
+    Accepted {
+        /// The order.
+        number: u32,
+    },
+    /// It does not take the order.
+    Rejected {
+        /// The order.
+        number: u32,
+    },
+    /// Shares of the order are executed.
+    Executed {
+        /// The order.
+        number: u32,
+        /// How many.
+        shares: u32,
+    },
+    /// Shares of the order are taken out without an execution.
+    Cancelled {
+        /// The order.
+        number: u32,
+        /// How many.
+        shares: u32,
+    },
+    /// After a cut: it has said everything that it had to say, and would take number `next` now.
+    Settled {
+        /// The number.
+        next: u32,
+    },
+}
+
+impl Answer {
+    /// What a message says of an order, if anything that changes it.
+    pub fn of(message: &Outbound<'_>) -> Option<Self> {
+        Some(match message {
+            Outbound::OrderAccepted(m, _) => Self::Accepted { number: m.user_ref_num.get() },
+            Outbound::Rejected(m, _) => Self::Rejected { number: m.user_ref_num.get() },
+            Outbound::OrderExecuted(m, _) => Self::Executed { number: m.user_ref_num.get(), shares: m.quantity.get() },
+            Outbound::OrderCanceled(m, _) => Self::Cancelled { number: m.user_ref_num.get(), shares: m.quantity.get() },
+            Outbound::AiqCanceled(m, _) => {
+                Self::Cancelled { number: m.user_ref_num.get(), shares: m.decrement_shares.get() }
+            }
+            Outbound::BrokenTrade(m, _) => {
+                let (trade, order) = (m.match_number, m.user_ref_num);
+                log::warn!("trade {trade} of order {order} is broken; the position is to be checked");
+                return None;
+            }
+            _ => return None,
+        })
     }
 }
 
@@ -127,6 +184,22 @@ impl Orders {
         self.last_number = number;
         self.open_count = self.open_count.wrapping_add(1);
         self.tally.sent = self.tally.sent.wrapping_add(1);
+    }
+
+    /// Takes what the exchange says.
+    pub fn answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Accepted { number } => self.accepted(number),
+            Answer::Rejected { number } => self.rejected(number),
+            Answer::Executed { number, shares } => self.executed(number, shares),
+            Answer::Cancelled { number, shares } => self.cancelled(number, shares),
+            Answer::Settled { next } => {
+                let before = self.tally.lost;
+                self.settle(next);
+                let lost = self.tally.lost.saturating_sub(before);
+                log::info!("order session: settled, {lost} orders lost, the next number is {next}");
+            }
+        }
     }
 
     /// The exchange accepted the order.

@@ -2,37 +2,25 @@
 
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
 use barewire_driver::TxQueue;
 use barewire_driver::clock::{Clock, Nanos};
 use barewire_netstack::{Context, Datagram, TcpId};
 
 use super::entry::Entry;
 use super::kill::KillSwitch;
-use super::limits::{Limits, Refusal, Situation};
+use super::limits::{Limits, Refusal};
+use super::link::OrderLink;
 use super::orders::Orders;
-use super::strategy::{Intent, Level, Strategy, Top};
-use crate::digest::{Digest, Side};
+use super::risk::Market;
+use super::strategy::{Intent, Strategy};
+use super::view::View;
 use crate::feed::arbiter::{Sequenced, Source};
-use crate::feed::book::{Best, Books, Capacity, WINDOW};
-use crate::feed::handler::{self, Handler, Update};
-use crate::feed::itch::Message;
-use crate::feed::moldudp64;
-use crate::fields::Alpha;
-use crate::market::compare::{POINTS, Points};
+use crate::feed::book::Capacity;
+use crate::feed::handler::{Handler, Update};
+use crate::market::compare::Points;
 use crate::market::schedule::Phases;
 use crate::market::{PhaseSpans, Spans};
 use crate::order::session::Session;
-use crate::order::soupbin::Control;
-
-/// Messages of the feed that came to nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Bad {
-    /// ITCH that does not parse.
-    pub feed: u64,
-    /// OUCH or SoupBinTCP that does not parse.
-    pub orders: u64,
-}
 
 /// The stations of a tick between t0 and the doorbell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,20 +52,11 @@ pub struct Trader<P = ()> {
     desk: Desk<P>,
 }
 
-/// What the feed tells of a stock beside its book.
-#[derive(Debug, Clone, Copy)]
-struct Stock {
-    symbol: Alpha<8>,
-    is_halted: bool,
-}
-
 /// Everything behind the sequence check.
 struct Desk<P> {
     probe: P,
     clock: Clock,
-    capacity: Capacity,
-    books: Books,
-    stocks: Box<[Stock]>,
+    view: View,
     strategy: Strategy,
     entry: Entry,
     /// When something was last heard of the feed.
@@ -85,13 +64,9 @@ struct Desk<P> {
     /// Whether something of it was missing then.
     is_stale: bool,
     moved: Option<u16>,
-    ticks: u64,
-    malformed: u64,
     phases: Phases,
     tick_to_trade: PhaseSpans,
     ring_wait: Spans,
-    points: Arc<Points>,
-    digests: ArrayVec<Option<Digest>, POINTS>,
 }
 
 impl Trader {
@@ -107,21 +82,15 @@ impl<P: Probe> Trader<P> {
         let desk = Desk {
             probe,
             clock,
-            capacity,
-            books: Books::new(capacity),
-            stocks: vec![Stock { symbol: Alpha::new(""), is_halted: false }; 1 << 16].into(),
+            view: View::new(capacity, points),
             strategy: Strategy::default(),
             entry: Entry::new(),
             heard: 0,
             is_stale: false,
             moved: None,
-            ticks: 0,
-            malformed: 0,
             phases: Phases::default(),
             tick_to_trade: PhaseSpans::default(),
             ring_wait: Spans::default(),
-            points,
-            digests: ArrayVec::new(),
         };
         Self { feed: Handler::new(1), desk }
     }
@@ -141,20 +110,20 @@ impl<P: Probe> Trader<P> {
 
     /// Holds orders against `limits` from here on.
     pub fn set_limits(&mut self, limits: Limits) {
-        self.desk.entry.set_limits(limits);
+        self.desk.entry.risk.set_limits(limits);
     }
 
     /// Stops when `kill` is pressed.
     #[must_use]
     pub fn stopped_by(mut self, kill: KillSwitch) -> Self {
-        self.desk.entry.set_kill_switch(kill);
+        self.desk.entry.risk.set_kill_switch(kill);
         self
     }
 
     /// Takes an exchange that is silent for `patience` for dead.
     #[must_use]
     pub fn with_patience(mut self, patience: Nanos) -> Self {
-        self.desk.entry.set_patience(patience);
+        self.desk.entry.link = OrderLink::new(patience);
         self
     }
 
@@ -172,9 +141,7 @@ impl<P: Probe> Trader<P> {
     pub fn on_packet<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, source: Source, packet: &[u8]) {
         let Self { feed, desk } = self;
         (desk.heard, desk.is_stale) = (t0, feed.stale_since().is_some());
-        if desk.books.is_beyond_caches() {
-            desk.look_ahead(packet);
-        }
+        desk.view.look_ahead(packet);
         feed.receive(t0, source, packet, |message| desk.message(cx, t0, message));
     }
 
@@ -182,36 +149,6 @@ impl<P: Probe> Trader<P> {
     pub fn on_snapshot<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, bytes: &[u8]) {
         let Self { feed, desk } = self;
         feed.snapshot(t0, bytes, |update| desk.update(cx, t0, update));
-    }
-
-    /// What the feed wants to be sent, one thing at a time; `None` when nothing is left.
-    pub fn poll_feed(&mut self, now: Nanos) -> Option<handler::Action> {
-        self.feed.poll(now)
-    }
-
-    /// The connection to the snapshot server is established; the login to send comes back.
-    pub fn open_snapshot(&mut self, now: Nanos) -> Control {
-        self.feed.connected(now)
-    }
-
-    /// Whether a login to the snapshot server was sent.
-    pub fn is_snapshot_open(&self) -> bool {
-        self.feed.is_connected()
-    }
-
-    /// Whether the connection to the snapshot server is still needed.
-    pub fn is_snapshot_wanted(&self) -> bool {
-        self.feed.is_snapshot_running()
-    }
-
-    /// A heartbeat for the snapshot server, when one is due.
-    pub fn snapshot_heartbeat(&mut self, now: Nanos) -> Option<Control> {
-        self.feed.on_time(now)
-    }
-
-    /// The connection to the snapshot server is gone, or was never made.
-    pub fn snapshot_gone(&mut self, now: Nanos) {
-        self.feed.disconnected(now);
     }
 
     /// Since when the books are not up to date.
@@ -222,17 +159,17 @@ impl<P: Probe> Trader<P> {
 
     /// Whether a connection to the exchange is to be opened: [`Trader::connecting`] says that it is, [`Trader::disconnected`] that it cannot be.
     pub fn connect_due(&mut self, now: Nanos) -> bool {
-        self.desk.entry.connect_due(now)
+        self.desk.entry.link.connect_due(now)
     }
 
     /// A connection to the exchange is being opened.
     pub fn connecting(&mut self, id: TcpId) {
-        self.desk.entry.connecting(id);
+        self.desk.entry.link.connecting(id);
     }
 
     /// No connection can be opened.
     pub fn disconnected(&mut self, now: Nanos) {
-        self.desk.entry.disconnected(now);
+        self.desk.entry.link.disconnected(now);
     }
 
     /// Something has happened on the connection to the exchange.
@@ -278,17 +215,17 @@ impl<P: Probe> Trader<P> {
     /// # Errors
     /// When the session cannot carry the request.
     pub fn cancel<T: TxQueue>(&mut self, cx: &mut Context<T>, number: u32) -> Result<(), Refusal> {
-        self.desk.entry.cancel(cx, number)
+        self.desk.entry.link.cancel(cx, number)
     }
 
     /// Logs out and closes the connection.
     pub fn log_out<T: TxQueue>(&mut self, cx: &mut Context<T>) {
-        self.desk.entry.log_out(cx);
+        self.desk.entry.link.log_out(cx);
     }
 
     /// The order session.
     pub fn session(&self) -> &Session {
-        self.desk.entry.session()
+        self.desk.entry.link.session()
     }
 
     /// The watcher.
@@ -302,29 +239,30 @@ impl<P: Probe> Trader<P> {
         &self.feed
     }
 
+    /// The same, for whoever moves its bytes.
+    #[inline]
+    pub fn feed_mut(&mut self) -> &mut Handler {
+        &mut self.feed
+    }
+
     /// The orders and their outcomes.
     pub fn orders(&self) -> &Orders {
-        &self.desk.entry.orders
+        &self.desk.entry.risk.orders
     }
 
     /// ITCH messages applied.
     pub fn ticks(&self) -> u64 {
-        self.desk.ticks
-    }
-
-    /// Messages that came to nothing.
-    pub fn bad(&self) -> Bad {
-        Bad { feed: self.desk.malformed, orders: self.desk.entry.malformed }
+        self.desk.view.ticks()
     }
 
     /// The books.
-    pub fn books(&self) -> &Books {
-        &self.desk.books
+    pub fn view(&self) -> &View {
+        &self.desk.view
     }
 
-    /// The digests taken at the points of comparison; `None` where a snapshot passed one over.
-    pub fn digests(&self) -> &[Option<Digest>] {
-        &self.desk.digests
+    /// The line to the exchange.
+    pub fn link(&self) -> &OrderLink {
+        &self.desk.entry.link
     }
 
     /// Tick to order, t4 - t0; one for every order sent.
@@ -339,20 +277,10 @@ impl<P: Probe> Trader<P> {
 }
 
 impl<P: Probe> Desk<P> {
-    /// Has the books bring to the cache what the messages of a packet will touch, if there are several.
-    fn look_ahead(&self, packet: &[u8]) {
-        let messages = moldudp64::messages(packet).filter_map(|bytes| Message::parse(bytes).ok());
-        let messages: ArrayVec<_, WINDOW> = messages.take(WINDOW).collect();
-        if messages.len() > 1 {
-            self.books.prepare(messages.iter());
-        }
-    }
-
     #[inline]
     fn message<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, sequenced: Sequenced<'_>) {
         self.probe.mark(Stage::Sequenced);
-        let Some(changed) = self.apply(sequenced.bytes) else { return };
-        self.ticks = self.ticks.wrapping_add(1);
+        let Some(changed) = self.view.tick(sequenced.bytes) else { return };
         self.probe.mark(Stage::Applied);
         self.moved = changed.or(self.moved);
         // Nobody is asked about a book that is known to be out of date.
@@ -364,54 +292,16 @@ impl<P: Probe> Desk<P> {
                 self.tick_to_trade.record(phase, t4.saturating_sub(t0));
             }
         }
-        if self.points.sequence(self.digests.len()).is_some_and(|point| sequenced.number >= point) {
-            self.compare();
-        }
-    }
-
-    /// Applies a message; says which stock's book changed, if any. `None` when it is no message.
-    #[inline]
-    fn apply(&mut self, bytes: &[u8]) -> Option<Option<u16>> {
-        let Ok(message) = Message::parse(bytes) else {
-            self.malformed = self.malformed.wrapping_add(1);
-            return None;
-        };
-        let changed = self.books.apply(&message);
-        match message {
-            Message::StockDirectory(directory) => {
-                if let Some(stock) = self.stocks.get_mut(usize::from(directory.stock_locate.get())) {
-                    stock.symbol = directory.stock;
-                }
-            }
-            Message::StockTradingAction(action) => {
-                if let Some(stock) = self.stocks.get_mut(usize::from(action.stock_locate.get())) {
-                    // Halted or paused; quotation only.
-                    stock.is_halted = matches!(&action.trading_state.0, b"H" | b"P" | b"Q");
-                }
-            }
-            _ => {}
-        }
-        Some(changed)
+        self.view.reached(sequenced.number);
     }
 
     #[cold]
     fn update<T: TxQueue>(&mut self, cx: &mut Context<T>, t0: Nanos, update: Update<'_>) {
         match update {
             Update::Message(message) => self.message(cx, t0, message),
-            Update::Reset => self.books = Books::new(self.capacity),
-            Update::Snapshot(bytes) => _ = self.apply(bytes),
-            Update::Complete(next) => self.resumed(next),
-        }
-    }
-
-    /// The books are as they are before message `next`: points of comparison before that were passed over.
-    fn resumed(&mut self, next: u64) {
-        while let Some(point) = self.points.sequence(self.digests.len()).filter(|point| *point < next) {
-            if point.wrapping_add(1) == next {
-                self.compare();
-            } else {
-                self.pass(None);
-            }
+            Update::Reset => self.view.reset(),
+            Update::Snapshot(bytes) => _ = self.view.apply(bytes),
+            Update::Complete(next) => self.view.resume(next),
         }
     }
 
@@ -419,51 +309,21 @@ impl<P: Probe> Desk<P> {
     fn decide(&mut self, changed: Option<u16>) -> Option<Intent> {
         let awake = self.strategy.is_awake();
         let stock = changed.filter(|_| awake)?;
-        self.strategy.decide(stock, &self.top(stock))
-    }
-
-    #[inline]
-    fn top(&self, stock: u16) -> Top {
-        let level = |best: Best| Level { price: best.price, shares: best.shares };
-        Top { bid: level(self.books.best(stock, Side::Buy)), ask: level(self.books.best(stock, Side::Sell)) }
+        self.strategy.decide(stock, &self.view.top(stock))
     }
 
     /// Releases an order, if nothing stands in its way. Returns its number and t4.
     #[inline]
     fn order<T: TxQueue>(&mut self, cx: &mut Context<T>, now: Nanos, intent: &Intent) -> Result<(u32, Nanos), Refusal> {
-        let top = self.top(intent.stock);
-        let unknown = Stock { symbol: Alpha([b' '; 8]), is_halted: true };
-        let stock = self.stocks.get(usize::from(intent.stock)).copied().unwrap_or(unknown);
-        let exposure = self.entry.orders.exposure(intent.stock);
-        let at = Situation {
-            now,
-            top: &top,
-            exposure: &exposure,
-            open_orders: self.entry.orders.open_count(),
-            heard: self.heard,
-            is_stale: self.is_stale,
-            is_halted: stock.is_halted,
-        };
-        self.entry.order(cx, intent, stock.symbol, &at, &self.clock, &mut self.probe)
+        let (top, stock) = (self.view.top(intent.stock), self.view.stock(intent.stock));
+        let market = Market { now, top, heard: self.heard, is_stale: self.is_stale, is_halted: stock.is_halted };
+        self.entry.order(cx, intent, stock.symbol, &market, &self.clock, &mut self.probe)
     }
 
     #[cold]
     fn prepare<T: TxQueue>(&mut self, cx: &mut Context<T>) {
         self.entry.log_refusals();
         let Some(stock) = self.moved else { return };
-        let Some(symbol) = self.stocks.get(usize::from(stock)).map(|stock| stock.symbol) else { return };
-        self.entry.prepare(cx, Strategy::candidates(stock, &self.top(stock)), symbol);
-    }
-
-    #[cold]
-    fn compare(&mut self) {
-        self.pass(Some(self.books.digest()));
-    }
-
-    #[cold]
-    fn pass(&mut self, digest: Option<Digest>) {
-        // There are as many points as places.
-        let _ = self.digests.try_push(digest);
-        self.points.pass();
+        self.entry.prepare(cx, Strategy::candidates(stock, &self.view.top(stock)), self.view.stock(stock).symbol);
     }
 }

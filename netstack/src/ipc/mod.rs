@@ -14,8 +14,7 @@ mod peer;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -96,6 +95,14 @@ pub enum RingError {
     /// The memory of the other process cannot be used.
     #[error("not a ring: {0}")]
     Import(#[from] ImportError),
+    /// There is nothing usable at that address.
+    #[error("cannot open the ring {address}: {source}")]
+    Address {
+        /// The address.
+        address: String,
+        /// Why.
+        source: ImportError,
+    },
     /// The operating system refused.
     #[error("{what}: {source}")]
     System {
@@ -168,9 +175,8 @@ impl Ring {
     /// # Errors
     /// When there is none, or none of this version.
     pub fn open(address: &str) -> Result<Self, RingError> {
-        let system = |source| RingError::System { what: format!("cannot open the ring {address}"), source };
-        let file = File::options().read(true).write(true).open(address).map_err(system)?;
-        Self::attach(file.into())
+        let gone = |source| RingError::Address { address: address.to_owned(), source };
+        Self::in_region(&Region::open(address).map_err(gone)?)
     }
 
     /// Takes the ring in a file that another process has handed over.
@@ -178,11 +184,11 @@ impl Ring {
     /// # Errors
     /// When it holds none, or none of this version.
     pub fn attach(file: OwnedFd) -> Result<Self, RingError> {
-        let file = File::from(file);
-        // All of it: what lies on huge pages cannot be unmapped in part.
-        let size = file.metadata().map_err(ImportError::from)?.len();
-        let region = Region::import(file.into(), 0, usize::try_from(size).unwrap_or(usize::MAX), true)?;
-        let words = SharedWords::new(&region, 0, HEADER).ok_or(RingError::Version(0))?;
+        Self::in_region(&Region::import_all(file.into())?)
+    }
+
+    fn in_region(region: &Arc<Region>) -> Result<Self, RingError> {
+        let words = SharedWords::new(region, 0, HEADER).ok_or(RingError::Version(0))?;
         let magic = words.load(at::MAGIC, Ordering::Acquire);
         if magic != MAGIC {
             return Err(RingError::Version(magic));
@@ -190,7 +196,7 @@ impl Ring {
         let word = words.load(at::GEOMETRY, Ordering::Relaxed);
         let corrupt = RingError::Corrupt { field: "the geometry", value: word };
         let geometry = Geometry::of_word(word).ok_or(corrupt)?;
-        Self::of(&region, geometry)
+        Self::of(region, geometry)
     }
 
     fn of(region: &Arc<Region>, geometry: Geometry) -> Result<Self, RingError> {
@@ -203,12 +209,22 @@ impl Ring {
 
     /// Under what another process of this user opens the ring, for as long as this one has it.
     pub fn address(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.header.region().fd().as_raw_fd())
+        self.header.region().address()
     }
 
     /// Its shape.
     pub fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// Who reads it. Asks the kernel whether he lives: not for the hot path.
+    pub fn reading(&self) -> Peer {
+        self.peer(0)
+    }
+
+    /// Who writes it, at `place`, counted from zero, if the ring has one there. Asks the kernel likewise.
+    pub fn writing(&self, place: u8) -> Option<Peer> {
+        (place < self.geometry.writers).then(|| self.peer(usize::from(place) + 1))
     }
 
     /// Takes the reading end.
@@ -342,7 +358,7 @@ impl Writer {
 
     /// The reader. Asks the kernel whether it lives: not for the hot path.
     pub fn reader(&self) -> Peer {
-        self.ring.peer(0)
+        self.ring.reading()
     }
 }
 
@@ -396,7 +412,7 @@ impl Reader {
 
     /// The writer at `place`, counted from zero, if the ring has one there. Asks the kernel whether it lives: not for the hot path.
     pub fn writer(&self, place: u8) -> Option<Peer> {
-        (place < self.ring.geometry.writers).then(|| self.ring.peer(usize::from(place) + 1))
+        self.ring.writing(place)
     }
 
     /// A writer that has died, if one has. What it had not finished stays unfinished: the ring may end there.

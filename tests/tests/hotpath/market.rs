@@ -11,8 +11,9 @@ use barewire::bench::probe::ProbeBus;
 use barewire::digest::Digest;
 use barewire::feed::arbiter::Source;
 use barewire::feed::book::Capacity;
-use barewire::market::Config;
 use barewire::market::hosts::{ExchangeHost, FEEDS, MACS, ORDERS, Shared};
+use barewire::market::{Config, Progress};
+use barewire::trade::kill::KillSwitch;
 use barewire::trade::trader::Trader;
 use barewire_driver::Port;
 use barewire_driver::bus::Bus;
@@ -115,13 +116,14 @@ pub fn run(ticks: u64, offence: Option<fn()>) -> Result<Outcome, Box<dyn Error>>
     let clock = Clock::calibrated();
     // The exchange is not to wait for a trader on another thread.
     let config = Config { ticks, rate: 10_000_000, simulated: true, ports: 1, ..Config::default() };
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared::new(Progress::default(), KillSwitch::default())?);
     let models = MACS[0].map(|mac| Ixgbe82599::new(mac, clock.clone()));
     let junction = Arc::new(Junction::default());
     for (model, port) in models.iter().zip(0..) {
         model.connect(junction.clone(), PortId(port));
     }
-    let mut exchange = ExchangeHost::open(&config, Arc::clone(&shared), &models[..1])?;
+    let bus: Arc<dyn Bus> = Arc::new(ModelBus::new(models[0].clone()));
+    let mut exchange = ExchangeHost::open(&config, Arc::clone(&shared), &[bus])?;
     let mut near = Near::open(Arc::clone(&models[1]), &clock, &shared, ticks)?;
     near.offence = offence;
     while !near.trader.feed().has_ended() || near.trader.orders().tally.unanswered() > 0 {
@@ -144,6 +146,6 @@ pub fn run(ticks: u64, offence: Option<fn()>) -> Result<Outcome, Box<dyn Error>>
     }
     let Near { mut port, stack, trader, .. } = near;
     port.close_queue(stack.into_queues())?;
-    let digests = [exchange.finish()?.digests, trader.digests().iter().copied().flatten().collect()];
+    let digests = [exchange.finish()?.digests, trader.view().digests().iter().copied().flatten().collect()];
     Ok(Outcome { ticks: trader.ticks(), orders: trader.orders().tally.sent, digests })
 }

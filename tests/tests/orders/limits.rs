@@ -8,10 +8,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use barewire::exchange::Exchange;
-use barewire::market::Config;
 use barewire::market::hosts::{ExchangeHost, Shared, TraderHost};
 use barewire::market::network::Network;
+use barewire::market::{Config, Progress};
 use barewire::order::session::Phase;
+use barewire::trade::kill::KillSwitch;
 use barewire::trade::limits::Limits;
 use barewire::trade::strategy::{Direction, Intent};
 use barewire_driver::clock::{Clock, Nanos, SimulatedClock};
@@ -73,7 +74,7 @@ fn run(seed: u64, given: Limits) -> Outcome {
     let time = SimulatedClock::default();
     let clock = Clock::Simulated(time.clone());
     let network = Network::new(&config, &clock).unwrap();
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared::new(Progress::default(), KillSwitch::default()).unwrap());
     let oracle = Rc::new(RefCell::new(Oracle::new(LIMITS, STOCKS, Some(dead))));
     let mut exchange = ExchangeHost::open(&config, Arc::clone(&shared), &network.side(0)).unwrap();
     let judge = Rc::clone(&oracle);

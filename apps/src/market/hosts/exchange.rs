@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use barewire_driver::bus::Bus;
 use barewire_driver::clock::Nanos;
 use barewire_driver::ixgbe::{self, Tx};
-use barewire_models::Ixgbe82599;
 use barewire_netstack::{Context, Event, TcpId};
 
 use super::orders::OrderDesk;
@@ -78,12 +78,12 @@ impl Outlet for Outlets<'_> {
 }
 
 impl ExchangeHost {
-    /// Opens the exchange's ports, one on each of `models`, and listens. Orders come to the first.
-    pub fn open(config: &Config, shared: Arc<Shared>, models: &[Arc<Ixgbe82599>]) -> Result<Self, Error> {
-        let open = |(wire, model): (usize, &Arc<Ixgbe82599>)| {
-            End::open(Arc::clone(model), exchange_ip(wire), config.seed, ixgbe::Config::default())
+    /// Opens the exchange's ports, one on each of `buses`, and listens. Orders come to the first.
+    pub fn open(config: &Config, shared: Arc<Shared>, buses: &[Arc<dyn Bus>]) -> Result<Self, Error> {
+        let open = |(wire, bus): (usize, &Arc<dyn Bus>)| {
+            End::open(bus, exchange_ip(wire), config.seed, ixgbe::Config::default())
         };
-        let mut ends = models.iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
+        let mut ends = buses.iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
         ends[0].stack.context(0).tcp_listen(config.exchange_tcp, ORDERS.port(), &order_session())?;
         let services = ends.iter_mut().map(|end| Services::open(end.stack.context(0)));
         let services = services.collect::<Result<_, _>>()?;

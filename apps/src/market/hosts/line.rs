@@ -2,38 +2,31 @@
 
 use std::sync::Arc;
 
+use barewire_driver::bus::Bus;
 use barewire_driver::clock::{Clock, Nanos};
-use barewire_models::Ixgbe82599;
-use barewire_netstack::Event;
 
 use super::EndStats;
-use super::trader::{TraderEnd, line};
+use super::feed::FeedEnd;
 use crate::feed::ring::Writer;
 use crate::market::{Config, Error};
 
 /// The port of the second line.
 pub struct LineHost {
-    end: TraderEnd,
+    end: FeedEnd,
     ring: Writer,
 }
 
 impl LineHost {
-    /// Opens the trader's port on `model`, that of the second wire, and joins the line that arrives there.
-    pub fn open(config: &Config, clock: &Clock, model: &Arc<Ixgbe82599>, ring: Writer) -> Result<Self, Error> {
-        Ok(Self { end: TraderEnd::open(config, clock, model, 1)?, ring })
+    /// Opens the trader's port on `bus`, that of the second wire, and joins the line that arrives there.
+    pub fn open(config: &Config, clock: &Clock, bus: &Arc<dyn Bus>, ring: Writer) -> Result<Self, Error> {
+        Ok(Self { end: FeedEnd::open(config, clock, bus, 1)?, ring })
     }
 
     /// One turn: what has arrived goes into the ring. Returns the number of frames.
     #[inline]
     pub fn poll(&mut self, now: Nanos) -> Result<u32, Error> {
-        let Self { end: TraderEnd { end, feeds, .. }, ring } = self;
-        Ok(end.stack.poll(now, |_, event| {
-            if let Event::Multicast { receiver, datagram } = event
-                && let Some(source) = line(feeds, receiver)
-            {
-                ring.push(now, source, datagram.payload);
-            }
-        })?)
+        let Self { end, ring } = self;
+        end.poll_lines(now, |source, packet| _ = ring.push(now, source, packet))
     }
 
     /// Closes the port. What was counted remains: by the port, and packets for which the ring had no room.

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use barewire_driver::bus::Bus;
-use barewire_driver::bus::model::ModelBus;
 use barewire_driver::clock::Nanos;
 use barewire_driver::ixgbe::{self, Ixgbe, Rx, Tx};
 use barewire_driver::{MacAddress, Port, PortStats};
-use barewire_models::Ixgbe82599;
 use barewire_netstack::{Stack, StackStats, TcpOptions};
 
-use super::Error;
 use super::compare::Points;
+use super::{Config, Error};
+use crate::feed::book::Capacity;
 use crate::fields::Alpha;
 use crate::order::gateway::Credentials;
 use crate::trade::kill::KillSwitch;
 
 mod exchange;
+mod feed;
 mod line;
 mod orders;
 mod publisher;
@@ -26,8 +26,9 @@ mod services;
 mod trader;
 
 pub use exchange::{ExchangeHost, ExchangeOutcome, Seen, Witness};
+pub use feed::{FeedPorts, Follower};
 pub use line::LineHost;
-pub use trader::{TraderHost, TraderOutcome};
+pub use trader::TraderHost;
 
 /// The groups (RFC 2365: administratively scoped) and the port of the feed's two lines.
 pub const FEEDS: [SocketAddrV4; 2] = [FEED, SocketAddrV4::new(Ipv4Addr::new(239, 129, 1, 1), 26_400)];
@@ -67,7 +68,7 @@ pub const ACCOUNTS: [Credentials; 2] = [
 const PATIENCE: Nanos = 24 * 3600 * 1_000_000_000;
 
 /// What the two hosts know of each other outside the wire.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
     /// Where books are compared.
     pub points: Arc<Points>,
@@ -96,8 +97,18 @@ impl Progress {
 
 impl Shared {
     /// Nothing is known yet; `progress` will be. `kill` stops the trader's orders.
-    pub fn new(progress: Progress, kill: KillSwitch) -> Self {
-        Self { progress, kill, ..Self::default() }
+    ///
+    /// # Errors
+    /// When there is no memory to share.
+    pub fn new(progress: Progress, kill: KillSwitch) -> Result<Self, Error> {
+        let points = Arc::new(Points::new().map_err(barewire_driver::Error::from)?);
+        let (done, failed) = (AtomicBool::default(), AtomicBool::default());
+        Ok(Self { points, ended_at: AtomicU64::default(), done, failed, progress, kill })
+    }
+
+    /// The trader has every answer, and has gone.
+    pub fn finish(&self) {
+        self.done.store(true, Ordering::Release);
     }
 
     /// Whether the run is over, well or not.
@@ -113,9 +124,8 @@ struct End {
 }
 
 impl End {
-    fn open(model: Arc<Ixgbe82599>, ip: Ipv4Addr, seed: u64, config: ixgbe::Config) -> Result<Self, Error> {
-        let bus: Arc<dyn Bus> = Arc::new(ModelBus::new(model));
-        let mut port = Ixgbe::open(bus, config)?;
+    fn open(bus: &Arc<dyn Bus>, ip: Ipv4Addr, seed: u64, config: ixgbe::Config) -> Result<Self, Error> {
+        let mut port = Ixgbe::open(Arc::clone(bus), config)?;
         let queue = port.open_queue(0)?;
         let identity = barewire_netstack::Config::new(port.mac(), ip, 24, seed);
         Ok(Self { port, stack: Stack::new(queue, identity) })
@@ -137,6 +147,13 @@ pub struct EndStats {
     pub stack: StackStats,
     /// The device.
     pub port: PortStats,
+}
+
+/// Room for the books of all stocks.
+fn books(config: &Config) -> Capacity {
+    /// Live orders that a stock has, at most, with room: the participants keep fewer than 100.
+    const ORDERS_A_STOCK: u32 = 256;
+    Capacity { orders: u32::from(config.stocks) * ORDERS_A_STOCK }
 }
 
 fn order_session() -> TcpOptions {
