@@ -111,25 +111,6 @@ impl Pool {
         }
     }
 
-    /// As [`Pool::release`], for many buffers: a loop over them keeps in registers what does not change.
-    #[inline]
-    pub(crate) fn release_all(&self, ids: impl Iterator<Item = BufferId>) {
-        let (references, free) = (&*self.0.references, &*self.0.free);
-        let mut available = self.0.available.get();
-        for id in ids {
-            let Some(count) = references.get(id.0 as usize) else { continue };
-            let left = count.get().wrapping_sub(1);
-            count.set(left);
-            if left == 0
-                && let Some(slot) = free.get(available)
-            {
-                slot.set(id);
-                available += 1;
-            }
-        }
-        self.0.available.set(available);
-    }
-
     /// The device's address of the buffer.
     #[inline]
     pub(crate) fn iova(&self, id: BufferId) -> u64 {

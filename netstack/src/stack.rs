@@ -259,7 +259,7 @@ impl<T: TxQueue> Context<T> {
             _ => {
                 match wire::see_plain_tcp(frame.bytes()).and_then(|seen| Some((seen, self.tcp.find_session(&seen)?))) {
                     Some((segment, session)) => self.receive_tcp(frame, &segment, session, handler),
-                    None => self.receive_any(frame, handler),
+                    None => self.receive_any(&mut Some(frame), handler),
                 }
             }
         }
@@ -279,10 +279,10 @@ impl<T: TxQueue> Context<T> {
             meta.checksum == Checksum::Good || (meta.checksum == Checksum::Unchecked && host::verify(segment.packet));
         let is_plain = segment.destination == self.config.ip.to_bits() && meta.vlan().is_none() && !frame.is_chained();
         if !is_sound || !is_plain {
-            return self.receive_any(frame, handler);
+            return self.receive_any(&mut Some(frame), handler);
         }
         let Some(id) = self.tcp.receive_expected(self.now, &mut self.tx, session, segment) else {
-            return self.receive_any(frame, handler);
+            return self.receive_any(&mut Some(frame), handler);
         };
         self.committed = true;
         if !segment.payload.is_empty() {
@@ -293,8 +293,10 @@ impl<T: TxQueue> Context<T> {
         }
     }
 
+    /// Any frame. It is taken from where it lies: on the short ways it need not lie anywhere.
     #[cold]
-    fn receive_any(&mut self, frame: Frame<'_>, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+    fn receive_any(&mut self, frame: &mut Option<Frame<'_>>, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        let Some(frame) = frame.take() else { return };
         let Some(frame) = self.receive_tcp_any(frame, handler) else { return };
         if frame.is_chained() {
             return self.receive_chained(&frame, handler);

@@ -181,18 +181,17 @@ impl TxQueue for Tx {
 
     #[inline(never)]
     fn reclaim(&mut self) -> u32 {
-        let (words, slots, ring) = (self.words.view(), &*self.slots, self.ring);
+        let (words, in_flight) = (self.words.view(), self.ring.in_flight());
         let mut finished = 0;
-        let frames = (0..ring.in_flight()).filter_map(|ahead| match slots.get(ring.peek(ahead) as usize)?.get() {
-            Slot::Frame(id) => Some((ahead, id)),
-            Slot::Context => None,
-        });
-        self.pool.release_all(frames.map_while(|(ahead, id)| {
-            ring::is_done(&words, ring.peek(ahead), TRANSMIT_DONE).then(|| {
-                finished = ahead.wrapping_add(1);
-                id
-            })
-        }));
+        for ahead in 0..in_flight {
+            let slot = self.ring.peek(ahead);
+            let Some(Slot::Frame(id)) = self.slots.get(slot as usize).map(Cell::get) else { continue };
+            if !ring::is_done(&words, slot, TRANSMIT_DONE) {
+                break;
+            }
+            self.pool.release(id);
+            finished = ahead.wrapping_add(1);
+        }
         self.ring.advance_head_by(finished);
         finished
     }

@@ -75,7 +75,7 @@ impl Session {
     #[inline]
     pub fn keep_lent<T: TxQueue>(&mut self, w: &mut Work<'_, T>, len: u16, frame: Frame<'_>) {
         if self.readable > 0 {
-            self.keep_rest(w, len, frame);
+            self.keep_rest(w, len, &mut Some(frame));
         }
         if self.flags.contains(Flags::ACK_DUE) {
             self.attend(w.lane);
@@ -83,7 +83,8 @@ impl Session {
     }
 
     #[cold]
-    fn keep_rest<T: TxQueue>(&mut self, w: &mut Work<'_, T>, len: u16, frame: Frame<'_>) {
+    fn keep_rest<T: TxQueue>(&mut self, w: &mut Work<'_, T>, len: u16, frame: &mut Option<Frame<'_>>) {
+        let Some(frame) = frame.take() else { return };
         let rest = self.readable;
         let read = len.saturating_sub(rest.min(0xFFFF) as u16);
         let (seq, start) = (self.rcv_nxt - rest, PLAIN_TEXT_AT.saturating_add(read));

@@ -74,15 +74,21 @@ pub(super) struct Header {
 fn fill(buffer: &mut Buffer, pseudo: u16, header: Header, options: usize, payload: u16) -> TxMeta {
     let tcp = payload.wrapping_add(20 + options as u16);
     if let Some(bytes) = buffer.first_chunk_mut::<HEADERS>() {
-        [bytes[16], bytes[17]] = tcp.wrapping_add(20).to_be_bytes();
-        [bytes[38], bytes[39], bytes[40], bytes[41]] = header.seq.0.to_be_bytes();
-        [bytes[42], bytes[43], bytes[44], bytes[45]] = header.ack.0.to_be_bytes();
-        bytes[46] = (5 + options as u8 / 4) << 4;
-        bytes[47] = header.flags;
-        [bytes[48], bytes[49]] = header.window.to_be_bytes();
+        // The data offset counts words of 32 bits, of which the fixed header has five (RFC 9293, 3.1).
+        let offset = 5 + (options as u32 & 0x3C) / 4;
         let sum = u32::from(pseudo) + u32::from(tcp);
-        [bytes[50], bytes[51]] = ((sum & 0xFFFF) as u16).wrapping_add((sum >> 16) as u16).to_be_bytes();
-        [bytes[52], bytes[53]] = [0, 0];
+        let sum = ((sum & 0xFFFF) as u16).wrapping_add((sum >> 16) as u16);
+        let words = [
+            header.seq.0,
+            header.ack.0,
+            offset << 28 | u32::from(header.flags) << 16 | u32::from(header.window),
+            u32::from(sum) << 16,
+        ];
+        [bytes[16], bytes[17]] = tcp.wrapping_add(20).to_be_bytes();
+        if let Some(place) = bytes.last_chunk_mut::<16>() {
+            let (places, _) = place.as_chunks_mut::<4>();
+            places.iter_mut().zip(words).for_each(|(place, word)| *place = word.to_be_bytes());
+        }
     }
     TxMeta { len: tcp.wrapping_add(34), checksum: ChecksumOffload::Ipv4Tcp, l2_len: 14, l3_len: 20, vlan: None }
 }
