@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::bench::kernel;
+use crate::market::processes::Role;
 use crate::net::args as net;
 use crate::{market, model};
 
@@ -78,6 +79,7 @@ pub enum Command {
   barewire demo --seed 7 --ticks 1000000 --json  the same market, a million ticks, one JSON object
   barewire demo --simulated --seed 11 --tcp-loss 0.02 --json
                                                  virtual time: the same seed gives the same output
+  barewire demo --processes                      five processes: exchange, feed, strategy, risk and gateway
 At the default rate the receive ring absorbs a stall of 50 ms; at a higher one proportionally less.")]
     Demo(DemoArgs),
     /// Print the messages in captures of exchange traffic.
@@ -228,6 +230,12 @@ pub struct DemoArgs {
     /// One thread, virtual time: a seed reproduces the run exactly.
     #[arg(long)]
     simulated: bool,
+    /// Five processes: the exchange, which hosts the device models, and feed, strategy, risk and gateway, joined by rings in shared memory.
+    #[arg(long)]
+    processes: bool,
+    /// Be one of them; the exchange's process says so.
+    #[arg(long, value_name = "ROLE", hide = true)]
+    pub part: Option<Role>,
     /// Ports of each host: 2, one for each line of the feed, or 1 for both.
     #[arg(long, default_value_t = 2)]
     ports: usize,
@@ -278,6 +286,7 @@ impl DemoArgs {
             burst: self.burst,
             stocks: self.stocks.unwrap_or_else(|| market::default_stocks(self.ticks)),
             simulated: self.simulated,
+            processes: self.processes,
             ports: self.ports,
             feed_cores: self.feed_cores,
             feed,

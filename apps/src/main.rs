@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use barewire::args::{Cli, Command, DemoArgs, Refusal};
+use barewire::market::processes;
 use barewire::trade::kill::KillSwitch;
 use barewire::{bench, decode, devices, market, model, net, replay};
 use barewire_driver::bus::sysfs::{Sysfs, SysfsError};
@@ -149,13 +150,19 @@ fn run(command: &Command) -> Result<(), Failure> {
 
 fn demo(args: &DemoArgs, out: &mut impl Write) -> Result<(), Failure> {
     let config = args.config()?;
+    if let Some(role) = args.part {
+        return Ok(processes::part(role, &config, args.kill_file.as_deref(), out)?);
+    }
     let (progress, kill) = (market::Progress::default(), KillSwitch::default());
     kill.press_on_signal().map_err(|error| Failure::Run(format!("SIGUSR1: {error}")))?;
     let watch = args.kill_file.as_deref().map(|path| kill.press_on_file(path)).transpose();
     let _watch = watch.map_err(|error| Failure::Input(format!("--kill-file: {error}")))?;
     let report = while_telling(
         || format!("{} of {} ticks", progress.ticks(), config.ticks),
-        || market::run_watched(&config, &progress, &kill),
+        || match config.processes {
+            true => processes::run(&config, &progress, &kill, &std::env::args_os().skip(1).collect::<Vec<_>>()),
+            false => market::run_watched(&config, &progress, &kill),
+        },
     )?;
     if args.json {
         serde_json::to_writer(&mut *out, &report).map_err(io::Error::from)?;

@@ -57,6 +57,16 @@ impl Counter {
         Self { origin: first, scale: u64::try_from(scale).unwrap_or(1 << 32) }
     }
 
+    /// The scale as plain numbers, by which another process of this machine tells the same time.
+    pub fn to_words(self) -> [u64; 2] {
+        [self.origin, self.scale]
+    }
+
+    /// The scale that [`Counter::to_words`] told.
+    pub fn from_words([origin, scale]: [u64; 2]) -> Self {
+        Self { origin, scale }
+    }
+
     #[inline]
     fn now(&self) -> Nanos {
         let ticks = read_counter().wrapping_sub(self.origin);

@@ -58,6 +58,8 @@ pub struct Config {
     pub burst: Option<Burst>,
     /// One thread and virtual time instead of two busy threads.
     pub simulated: bool,
+    /// Five processes instead of two busy threads.
+    pub processes: bool,
     /// Stocks that are traded.
     pub stocks: u16,
     /// Ports of each host: 2, one for each line of the feed, or 1 for both. Orders pass through the first.
@@ -94,6 +96,7 @@ impl Default for Config {
             rate: DEFAULT_RATE,
             burst: None,
             simulated: false,
+            processes: false,
             stocks: DEFAULT_STOCKS,
             ports: 2,
             feed_cores: 1,
@@ -139,6 +142,9 @@ impl Config {
         }
         if !(1..=2).contains(&self.feed_cores) || (self.feed_cores == 2 && (self.simulated || self.ports == 1)) {
             return refuse("--feed-cores", "1 or 2, and 2 neither with --simulated nor with --ports 1");
+        }
+        if self.processes && (self.simulated || self.feed_cores == 2 || !self.cores.is_empty()) {
+            return refuse("--processes", "neither --simulated nor --feed-cores 2 nor --cores beside it");
         }
         for rates in [&self.feed, &self.orders] {
             for (flag, rate) in
@@ -200,6 +206,7 @@ mod tests {
         assert!(refused(Config { feed: reorder, ..base() }).contains("--simulated"));
         assert!(Config { feed: reorder, simulated: true, ..base() }.check().is_ok());
         assert!(refused(Config { cores: vec![1], ..base() }).contains("--cores"));
+        assert!(refused(Config { processes: true, simulated: true, ..base() }).contains("--processes"));
         assert!(refused(Config { feed_cores: 2, simulated: true, ..base() }).contains("--feed-cores"));
         assert!(refused(Config { feed_cores: 2, cores: vec![0, 1], ..base() }).contains("--cores"));
     }

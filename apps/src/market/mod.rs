@@ -6,6 +6,7 @@ mod config;
 pub mod figures;
 pub mod hosts;
 pub mod network;
+pub mod processes;
 mod quantiles;
 pub mod report;
 mod run;
@@ -47,6 +48,20 @@ pub enum Error {
     /// The ring between two cores failed.
     #[error(transparent)]
     Ring(#[from] barewire_netstack::ipc::RingError),
+    /// A device model could not be served.
+    #[error(transparent)]
+    Server(#[from] barewire_models::vfio_user::ServerError),
+    /// A process of the market could not be begun, or not be talked to.
+    #[error("the market's processes: {0}")]
+    Processes(#[source] std::io::Error),
+    /// A process of the market stopped before it was over.
+    #[error("{role}: {why}")]
+    Stopped {
+        /// Which.
+        role: &'static str,
+        /// Why.
+        why: String,
+    },
     /// A thread could not be placed.
     #[error("{0}")]
     Placement(String),

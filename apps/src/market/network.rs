@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use barewire_driver::MacAddress;
 use barewire_driver::bus::Bus;
 use barewire_driver::bus::model::ModelBus;
 use barewire_driver::clock::{Clock, Nanos};
@@ -10,7 +11,7 @@ use barewire_models::wire::{Delivery, Impairment, Match, PathStats, Wire, WireCo
 use barewire_models::{Ixgbe82599, Mac, PortId};
 
 use super::config::{Config, Rates};
-use super::hosts::{FEEDS, MACS};
+use super::hosts::{FEEDS, GATEWAY_MAC, MACS};
 
 /// The time a frame takes on a simulated wire.
 const LATENCY: Nanos = 1_000;
@@ -23,8 +24,8 @@ const TCP_PATHS: [&str; 2] = ["orders", "snapshots_b"];
 
 /// The market's network: a wire for each pair of ports.
 pub struct Network {
-    /// The exchange's and the trader's device, by wire.
-    models: Vec<[Arc<Ixgbe82599>; 2]>,
+    /// The exchange's device and the trader's, by wire; on the first, where the gateway is a process of its own, that one's.
+    models: Vec<Vec<Arc<Ixgbe82599>>>,
     wires: Vec<Arc<Wire>>,
 }
 
@@ -34,8 +35,9 @@ impl Network {
     /// # Errors
     /// When a wire cannot be as asked.
     pub fn new(config: &Config, clock: &Clock) -> Result<Self, WireError> {
+        let model = |mac| Ixgbe82599::new(mac, clock.clone());
         let models: Vec<_> =
-            MACS.iter().take(config.ports).map(|macs| macs.map(|mac| Ixgbe82599::new(mac, clock.clone()))).collect();
+            (0..config.ports).map(|wire| stations(config, wire).map(model).collect::<Vec<_>>()).collect();
         let wires = models.iter().enumerate().map(|(port, models)| wire(config, clock, port, models));
         let wires = wires.collect::<Result<_, _>>()?;
         Ok(Self { models, wires })
@@ -44,6 +46,11 @@ impl Network {
     /// The devices of the exchange's side (0) or the trader's (1), by wire.
     pub fn models(&self, side: usize) -> impl Iterator<Item = &Arc<Ixgbe82599>> {
         self.models.iter().map(move |models| &models[side])
+    }
+
+    /// The gateway's device, where it has one of its own.
+    pub fn gateway(&self) -> Option<&Arc<Ixgbe82599>> {
+        self.models[0].get(2)
     }
 
     /// Where a driver finds them.
@@ -67,8 +74,13 @@ impl Network {
     }
 }
 
+/// The station addresses on a wire.
+fn stations(config: &Config, wire: usize) -> impl Iterator<Item = MacAddress> {
+    MACS[wire].into_iter().chain((config.processes && wire == 0).then_some(GATEWAY_MAC))
+}
+
 /// The wire of port number `port`. Its impairments draw from streams of its own.
-fn wire(config: &Config, clock: &Clock, port: usize, models: &[Arc<Ixgbe82599>; 2]) -> Result<Arc<Wire>, WireError> {
+fn wire(config: &Config, clock: &Clock, port: usize, models: &[Arc<Ixgbe82599>]) -> Result<Arc<Wire>, WireError> {
     let delivery = if config.simulated { Delivery::Simulated { latency_ns: LATENCY } } else { Delivery::Immediate };
     let impair = |rates: &Rates, path, what| Impairment {
         loss: rates.loss,
@@ -90,8 +102,7 @@ fn wire(config: &Config, clock: &Clock, port: usize, models: &[Arc<Ixgbe82599>; 
         impairments.push(impair(&config.feed, RECOVERY_PATHS[port], Match::Unicast));
     }
     let seed = config.seed ^ ANOTHER_WIRE.wrapping_mul(port as u64);
-    let [exchange, trader] = models;
-    let stations = [exchange.clone() as Arc<dyn Mac>, trader.clone()];
+    let stations: Vec<_> = models.iter().map(|model| Arc::clone(model) as Arc<dyn Mac>).collect();
     let wire = Wire::join(clock.clone(), &stations, WireConfig { seed, impairments, ..WireConfig::perfect(delivery) })?;
     for (model, port) in models.iter().zip(0..) {
         model.connect(wire.clone(), PortId(port));

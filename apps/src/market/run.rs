@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 
 use barewire_driver::clock::{Clock, Nanos, SimulatedClock};
@@ -17,7 +16,7 @@ use crate::feed::ring;
 use crate::trade::kill::KillSwitch;
 
 /// How much longer than planned a concurrent run may take before it is given up.
-const GRACE: Nanos = 60_000_000_000;
+pub(super) const GRACE: Nanos = 60_000_000_000;
 /// Virtual time in which a simulated run must be over: TCP backs off to a minute a segment, and orders must all be answered.
 const VIRTUAL_LIMIT: Nanos = 24 * 3_600 * 1_000_000_000;
 
@@ -81,7 +80,7 @@ struct Departure<'a>(&'a Shared, bool);
 impl Drop for Departure<'_> {
     fn drop(&mut self) {
         if !self.1 {
-            self.0.failed.store(true, Ordering::Release);
+            self.0.fail();
         }
     }
 }
@@ -91,33 +90,56 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// How long a concurrent run of `config` may take from now on.
+fn limit(config: &Config, clock: &Clock) -> Nanos {
+    let planned = config.ticks.saturating_mul(1_000_000_000) / config.rate;
+    clock.now().saturating_add(planned).saturating_add(GRACE)
+}
+
+/// Whether the time is up.
+fn watch(now: Nanos, limit: Nanos) -> Result<(), Error> {
+    if now < limit { Ok(()) } else { Err(Error::Stalled { seconds: limit / 1_000_000_000 }) }
+}
+
+/// Binds the calling thread, the one of this number, to the core that was asked for.
+fn place(config: &Config, thread: usize) -> Result<(), Error> {
+    config.cores.get(thread).map_or(Ok(()), |core| placement::pin(*core).map_err(Error::Placement))
+}
+
+/// The exchange's thread: busy with its own ports, beside others until there are `busy` of them.
+pub(super) fn exchange(
+    config: &Config,
+    clock: &Clock,
+    shared: &Arc<Shared>,
+    network: &Network,
+    busy: usize,
+) -> Result<ExchangeOutcome, Error> {
+    let mut departure = Departure(shared, false);
+    place(config, 0)?;
+    let (idle, limit) = (Idle::for_threads(busy), limit(config, clock));
+    let mut host = ExchangeHost::open(config, Arc::clone(shared), &network.side(0))?;
+    while !shared.is_over() {
+        let now = clock.now();
+        host.poll(now)?;
+        watch(now, limit)?;
+        if idle == Idle::Yield {
+            thread::yield_now();
+        }
+    }
+    // A client that is gone without a word leaves no order behind.
+    host.close_sessions(clock.now());
+    departure.1 = true;
+    host.finish()
+}
+
 /// Two threads, each busy with its own ports, and a third where the second line has a core to itself. What one sends is written into the other's memory by the sender's thread.
 fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network) -> Result<Finished, Error> {
     let idle = Idle::for_threads(1 + config.feed_cores);
-    let planned = config.ticks.saturating_mul(1_000_000_000) / config.rate;
-    let limit = clock.now().saturating_add(planned).saturating_add(GRACE);
-    let place =
-        |thread: usize| config.cores.get(thread).map_or(Ok(()), |core| placement::pin(*core).map_err(Error::Placement));
-    let watch = |now: Nanos| {
-        let stalled = Error::Stalled { seconds: limit / 1_000_000_000 };
-        if now < limit { Ok(()) } else { Err(stalled) }
-    };
+    let limit = limit(config, clock);
     let buses = network.side(1);
     thread::scope(|scope| {
         let exchange = scope.spawn(|| {
-            let mut departure = Departure(shared, false);
-            place(0)?;
-            let mut host = ExchangeHost::open(config, Arc::clone(shared), &network.side(0))?;
-            while !shared.is_over() {
-                let now = clock.now();
-                host.poll(now)?;
-                watch(now)?;
-                if idle == Idle::Yield {
-                    thread::yield_now();
-                }
-            }
-            departure.1 = true;
-            host.finish()
+            exchange(config, clock, shared, network, 1 + config.feed_cores)
         });
         let rest = || match idle {
             Idle::Yield => thread::yield_now(),
@@ -127,7 +149,7 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
         let second = writer.zip(buses.get(1)).map(|(writer, bus)| {
             scope.spawn(move || {
                 let mut departure = Departure(shared, false);
-                place(2)?;
+                place(config, 2)?;
                 let mut host = LineHost::open(config, clock, bus, writer)?;
                 while !shared.is_over() {
                     if host.poll(clock.now())? == 0 {
@@ -140,7 +162,7 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
         });
         let trader = || {
             let mut departure = Departure(shared, false);
-            place(1)?;
+            place(config, 1)?;
             let polled = &buses[..if second.is_some() { 1 } else { buses.len() }];
             let host = TraderHost::open(config, clock.clone(), Arc::clone(shared), polled)?;
             let mut host = match reader {
@@ -152,7 +174,7 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
                 if host.poll(now)? == 0 {
                     rest();
                 }
-                watch(now)?;
+                watch(now, limit)?;
             }
             departure.1 = true;
             host.finish()

@@ -1,7 +1,7 @@
 //! The trader's own view of its orders: what is open, what it is exposed to, and the count of every outcome.
 #![forbid(unsafe_code)]
 
-use super::limits::{Exposure, Refusals};
+use super::limits::{Exposure, Refusal, Refusals};
 use super::strategy::{Direction, Intent};
 use crate::order::ouch::Outbound;
 use serde::{Deserialize, Serialize};
@@ -199,6 +199,14 @@ impl Orders {
                 let lost = self.tally.lost.saturating_sub(before);
                 log::info!("order session: settled, {lost} orders lost, the next number is {next}");
             }
+        }
+    }
+
+    /// The order did not leave after all, for `reason`. One that is not open any more counts already.
+    pub fn unsent(&mut self, number: u32, reason: Refusal) {
+        if self.take_open(number, u32::MAX, false).is_some() {
+            self.tally.sent -= 1;
+            self.tally.refused.count(reason);
         }
     }
 

@@ -136,6 +136,15 @@ impl ExchangeHost {
         Ok(())
     }
 
+    /// Resets all order connections, at which what is open of their orders is cancelled.
+    pub fn close_sessions(&mut self, now: Nanos) {
+        let Self { ends, desk, .. } = self;
+        let (orders, serve) = desk.orders(now);
+        let cx = ends[0].stack.context(now);
+        orders.cut(cx, serve);
+        cx.flush();
+    }
+
     /// When the next turn is needed at the latest.
     pub fn next_deadline(&self, now: Nanos) -> Option<Nanos> {
         let desk = &self.desk;

@@ -56,6 +56,11 @@ const fn trader_ip(wire: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, wire as u8, 2)
 }
 
+/// The address of the gateway, where that is a process of its own, on the first wire; and its station address.
+pub const GATEWAY_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+/// As above.
+pub const GATEWAY_MAC: MacAddress = MacAddress([0x02, 0, 0, 0, 0, 3]);
+
 /// How often the end of the session is told, and for how long before the trader gives up on hearing it.
 const END_INTERVAL: Nanos = 1_000_000;
 const END_WAIT: Nanos = 1_000_000_000;
@@ -65,7 +70,7 @@ pub const ACCOUNTS: [Credentials; 2] = [
     Credentials { user: Alpha(*b"SECOND"), password: Alpha(*b"barewire  ") },
 ];
 /// An order session is not given up while the market runs, however bad its path is: there is nobody to open another.
-const PATIENCE: Nanos = 24 * 3600 * 1_000_000_000;
+pub(super) const PATIENCE: Nanos = 24 * 3600 * 1_000_000_000;
 
 /// What the two hosts know of each other outside the wire.
 #[derive(Debug)]
@@ -77,7 +82,7 @@ pub struct Shared {
     /// The trader has every answer.
     done: AtomicBool,
     /// One of the two has failed; the other must not wait for it.
-    pub failed: AtomicBool,
+    failed: AtomicBool,
     /// How far the exchange is.
     progress: Progress,
     /// Stops the trader's orders.
@@ -111,6 +116,11 @@ impl Shared {
         self.done.store(true, Ordering::Release);
     }
 
+    /// Somebody has failed; nobody must wait for him.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
     /// Whether the run is over, well or not.
     pub fn is_over(&self) -> bool {
         self.done.load(Ordering::Acquire) || self.failed.load(Ordering::Acquire)
@@ -118,13 +128,14 @@ impl Shared {
 }
 
 /// A port with its stack.
-struct End {
+pub(super) struct End {
     port: Ixgbe,
-    stack: Stack<Rx, Tx>,
+    pub(super) stack: Stack<Rx, Tx>,
 }
 
 impl End {
-    fn open(bus: &Arc<dyn Bus>, ip: Ipv4Addr, seed: u64, config: ixgbe::Config) -> Result<Self, Error> {
+    /// Opens the port on `bus`, with a stack at `ip`.
+    pub(super) fn open(bus: &Arc<dyn Bus>, ip: Ipv4Addr, seed: u64, config: ixgbe::Config) -> Result<Self, Error> {
         let mut port = Ixgbe::open(Arc::clone(bus), config)?;
         let queue = port.open_queue(0)?;
         let identity = barewire_netstack::Config::new(port.mac(), ip, 24, seed);
@@ -132,7 +143,7 @@ impl End {
     }
 
     /// Closes the port; what was counted remains.
-    fn close(self) -> Result<EndStats, Error> {
+    pub(super) fn close(self) -> Result<EndStats, Error> {
         let Self { mut port, stack } = self;
         let stats = stack.stats();
         port.close_queue(stack.into_queues())?;
@@ -150,12 +161,13 @@ pub struct EndStats {
 }
 
 /// Room for the books of all stocks.
-fn books(config: &Config) -> Capacity {
+pub(super) fn books(config: &Config) -> Capacity {
     /// Live orders that a stock has, at most, with room: the participants keep fewer than 100.
     const ORDERS_A_STOCK: u32 = 256;
     Capacity { orders: u32::from(config.stocks) * ORDERS_A_STOCK }
 }
 
-fn order_session() -> TcpOptions {
+/// What an order session asks of TCP.
+pub(super) fn order_session() -> TcpOptions {
     TcpOptions { user_timeout: Some(PATIENCE), ..TcpOptions::default() }
 }
