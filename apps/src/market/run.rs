@@ -138,9 +138,7 @@ fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network)
     let limit = limit(config, clock);
     let buses = network.side(1);
     thread::scope(|scope| {
-        let exchange = scope.spawn(|| {
-            exchange(config, clock, shared, network, 1 + config.feed_cores)
-        });
+        let exchange = scope.spawn(|| exchange(config, clock, shared, network, 1 + config.feed_cores));
         let rest = || match idle {
             Idle::Yield => thread::yield_now(),
             _ => std::hint::spin_loop(),

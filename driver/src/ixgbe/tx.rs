@@ -181,11 +181,12 @@ impl TxQueue for Tx {
 
     #[inline(never)]
     fn reclaim(&mut self) -> u32 {
-        let (words, in_flight) = (self.words.view(), self.ring.in_flight());
+        // What does not change while buffers are released, in places of its own.
+        let (words, slots, ring) = (self.words.view(), &*self.slots, self.ring);
         let mut finished = 0;
-        for ahead in 0..in_flight {
-            let slot = self.ring.peek(ahead);
-            let Some(Slot::Frame(id)) = self.slots.get(slot as usize).map(Cell::get) else { continue };
+        for ahead in 0..ring.in_flight() {
+            let slot = ring.peek(ahead);
+            let Some(Slot::Frame(id)) = slots.get(slot as usize).map(Cell::get) else { continue };
             if !ring::is_done(&words, slot, TRANSMIT_DONE) {
                 break;
             }

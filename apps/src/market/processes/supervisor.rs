@@ -40,7 +40,8 @@ pub fn run(config: &Config, progress: &Progress, kill: &KillSwitch, arguments: &
     let rings = Rings::create()?;
     let places = rings.places(shared.points.address());
     let folder = Folder::create().map_err(Error::Processes)?;
-    let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|error| Error::Processes(error.into()))?;
+    let stop =
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|error| Error::Processes(error.into()))?;
     let serve = |name: String, model: &Arc<Ixgbe82599>| {
         let path = folder.0.join(name);
         let stop = stop.try_clone().map_err(Error::Processes)?;
@@ -212,7 +213,9 @@ impl Parts {
     /// Who ended before the market did, how, and who noticed.
     fn obituary(&self, homes: &[Option<Home>]) -> Error {
         let first = self.0.iter().filter(|part| part.ended.is_some_and(|(status, _)| !status.success()));
-        let Some(first) = first.min_by_key(|part| (part.ended.map(|(_, at)| at), part.ended.and_then(|(status, _)| status.code()))) else {
+        let Some(first) =
+            first.min_by_key(|part| (part.ended.map(|(_, at)| at), part.ended.and_then(|(status, _)| status.code())))
+        else {
             return Error::Stalled { seconds: GRACE / 1_000_000_000 };
         };
         let (status, at) = first.ended.expect("it was found by its end");
