@@ -116,11 +116,8 @@ fn settle(pool: &Pool, first: BufferId, rest: &[Segment]) {
     rest.iter().for_each(|segment| pool.release(segment.original));
 }
 
-/// A received frame, lent in place for the time of the handler's call.
-pub struct Frame<'a>(&'a Lent<'a>);
-
-/// What a poll loop lends; put together once, where it stays while handlers pass the frame on.
-struct Lent<'a> {
+/// A received frame, lent in place for the time of the handler's call. Handed on by value: what an inlined handler does not ask for is never put together.
+pub struct Frame<'a> {
     /// The first segment.
     bytes: &'a [u8],
     pool: &'a Pool,
@@ -145,7 +142,7 @@ impl<'a> Frame<'a> {
         handler: impl FnOnce(Frame<'_>),
     ) {
         let first = buffer.get();
-        handler(Frame(&Lent { bytes, pool, buffer, rest, meta }));
+        handler(Frame { bytes, pool, buffer, rest, meta });
         // Only from here on may the buffers of a frame that was taken be written again. A handler that panics has them lost to the pool.
         if buffer.get() != first {
             settle(pool, first, rest);
@@ -155,35 +152,35 @@ impl<'a> Frame<'a> {
     /// What is known about the frame.
     #[inline]
     pub fn meta(&self) -> &FrameMeta {
-        &self.0.meta
+        &self.meta
     }
 
     /// The bytes of the first segment: all of the frame where [`Frame::is_chained`] is false.
     #[inline]
     pub fn bytes(&self) -> &'a [u8] {
-        self.0.bytes
+        self.bytes
     }
 
     /// Whether the frame goes on in further segments.
     #[inline]
     pub fn is_chained(&self) -> bool {
-        !self.0.rest.is_empty()
+        !self.rest.is_empty()
     }
 
     /// The bytes, segment by segment.
     #[inline]
     pub fn segments(&self) -> impl Iterator<Item = &'a [u8]> {
-        let Lent { pool, rest, bytes, .. } = self.0;
+        let Self { pool, rest, bytes, .. } = *self;
         // SAFETY: by the promise made to `lend`, nobody writes to the buffers before `'a` ends.
         let rest = rest.iter().map(move |segment| unsafe { pool.bytes(segment.buffer.get(), segment.len) });
-        std::iter::once(*bytes).chain(rest)
+        std::iter::once(bytes).chain(rest)
     }
 
     /// Takes the frame out of the ring to keep it. Fresh buffers take its place there; when the pool has none left, the frame
     /// stays lent and comes back as the error.
     #[inline]
     pub fn take(self) -> Result<OwnedFrame, Self> {
-        let Lent { bytes, pool, buffer, rest, meta } = *self.0;
+        let Self { bytes, pool, buffer, rest, meta } = self;
         if pool.available() <= rest.len() {
             return Err(self);
         }

@@ -1,8 +1,8 @@
 //! Tables that no cache holds: slices of a size fixed once, on huge pages where the system grants them, with prefetch.
 
 use std::alloc::{Layout, handle_alloc_error};
-use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::slice;
 
 use memmap2::MmapMut;
@@ -16,10 +16,17 @@ const PAGE: usize = 4096;
 /// asked for, so that few accesses miss the TLB.
 #[derive(Debug)]
 pub struct HugeSlice<T> {
-    map: MmapMut,
+    /// Never null, which spares every access a comparison.
+    first: NonNull<T>,
     len: usize,
-    items: PhantomData<T>,
+    /// Where the items are.
+    _map: MmapMut,
 }
+
+// SAFETY: the slice owns its items and its mapping, as a boxed slice does its allocation.
+unsafe impl<T: Send> Send for HugeSlice<T> {}
+// SAFETY: as for `Send`; a shared slice only lends shared references.
+unsafe impl<T: Sync> Sync for HugeSlice<T> {}
 
 impl<T: Copy> HugeSlice<T> {
     /// `len` times `item`. Like any other allocation it ends the process where there is no memory.
@@ -30,12 +37,12 @@ impl<T: Copy> HugeSlice<T> {
         // Only a wish: a system without transparent huge pages refuses it, and the slice works all the same.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
-        let first = map.as_mut_ptr().cast::<T>();
+        let Some(first) = NonNull::new(map.as_mut_ptr().cast::<T>()) else { handle_alloc_error(layout) };
         for index in 0..len {
             // SAFETY: the mapping has room for `len` items (`layout`), begins at a page, and so is aligned for `T` (asserted above).
             unsafe { first.add(index).write(item) };
         }
-        Self { map, len, items: PhantomData }
+        Self { first, len, _map: map }
     }
 }
 
@@ -58,7 +65,7 @@ impl<T> Deref for HugeSlice<T> {
     #[inline]
     fn deref(&self) -> &[T] {
         // SAFETY: `new` wrote `len` items there, which are `Copy` and therefore never dropped; the mapping lives as long as `self`.
-        unsafe { slice::from_raw_parts(self.map.as_ptr().cast(), self.len) }
+        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }
 }
 
@@ -66,7 +73,7 @@ impl<T> DerefMut for HugeSlice<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`; `self` is borrowed mutably.
-        unsafe { slice::from_raw_parts_mut(self.map.as_mut_ptr().cast(), self.len) }
+        unsafe { slice::from_raw_parts_mut(self.first.as_ptr(), self.len) }
     }
 }
 

@@ -97,9 +97,33 @@ enum Kind {
 
 // SAFETY: `base` points into a device mapping that `_owner` keeps alive; registers are accessed by volatile
 // reads and writes only, which the device orders, so a window may be used from any thread.
-unsafe impl Send for Mmio {}
+unsafe impl Send for Kind {}
 // SAFETY: as for `Send`; no Rust reference to the mapped bytes is ever formed.
-unsafe impl Sync for Mmio {}
+unsafe impl Sync for Kind {}
+
+impl Kind {
+    /// Writes a register.
+    ///
+    /// # Safety
+    /// The register must lie inside the window, aligned to its width: see [`Mmio::holds`].
+    #[inline]
+    unsafe fn write(&self, offset: u32, width: Width, value: u32) {
+        match self {
+            Self::Mapped { base, .. } => {
+                // SAFETY: inside the mapping and aligned by the caller's promise; the mapping is alive by `_owner`.
+                unsafe {
+                    let place = base.add(offset as usize);
+                    match width {
+                        Width::Byte => place.write_volatile(value as u8),
+                        Width::Word => place.cast::<u16>().write_volatile(value as u16),
+                        Width::Dword => place.cast::<u32>().write_volatile(value),
+                    }
+                }
+            }
+            Self::Emulated(registers) => registers.write(offset, width, value),
+        }
+    }
+}
 
 impl Mmio {
     /// Wraps a mapped BAR of `len` bytes.
@@ -153,20 +177,8 @@ impl Mmio {
         if !self.holds(offset, width) {
             return;
         }
-        match &self.kind {
-            Kind::Mapped { base, .. } => {
-                // SAFETY: as in `read`.
-                unsafe {
-                    let place = base.add(offset as usize);
-                    match width {
-                        Width::Byte => place.write_volatile(value as u8),
-                        Width::Word => place.cast::<u16>().write_volatile(value as u16),
-                        Width::Dword => place.cast::<u32>().write_volatile(value),
-                    }
-                }
-            }
-            Kind::Emulated(registers) => registers.write(offset, width, value),
-        }
+        // SAFETY: `holds` keeps the access inside the window and aligned.
+        unsafe { self.kind.write(offset, width, value) }
     }
 
     /// Reads the 32-bit register at `offset`.
@@ -181,17 +193,9 @@ impl Mmio {
         self.write(offset, Width::Dword, value);
     }
 
-    /// Rings a doorbell: everything written to ring memory and buffers before is visible to the device first.
-    #[inline]
-    pub fn doorbell32(&self, offset: u32, value: u32) {
-        self.doorbell(offset, Width::Dword, value);
-    }
-
-    /// As [`Mmio::doorbell32`], for devices with doorbells of another width.
-    #[inline]
-    pub fn doorbell(&self, offset: u32, width: Width, value: u32) {
-        dma_write_barrier();
-        self.write(offset, width, value);
+    /// The register at `offset` as a doorbell; one outside the window does nothing, as the bus would drop its writes.
+    pub fn doorbell(&self, offset: u32, width: Width) -> Doorbell {
+        Doorbell { kind: self.holds(offset, width).then(|| self.kind.clone()), offset, width }
     }
 
     /// Reads the 32-bit `register` until `done` holds, for at most `limit`.
@@ -237,6 +241,26 @@ impl Mmio {
     fn holds(&self, offset: u32, width: Width) -> bool {
         let bytes = u32::from(width.bytes());
         offset & (bytes - 1) == 0 && offset < self.len && bytes <= self.len - offset
+    }
+}
+
+/// A register that tells the device of work, and whose place was checked when this was made.
+pub struct Doorbell {
+    /// None where the register lies outside the window.
+    kind: Option<Kind>,
+    offset: u32,
+    width: Width,
+}
+
+impl Doorbell {
+    /// Rings: everything written to ring memory and buffers before is visible to the device first.
+    #[inline]
+    pub fn ring(&self, value: u32) {
+        dma_write_barrier();
+        if let Some(kind) = &self.kind {
+            // SAFETY: `Mmio::doorbell` keeps only what the window holds.
+            unsafe { kind.write(self.offset, self.width, value) }
+        }
     }
 }
 

@@ -85,10 +85,10 @@ impl Indices {
         self.posted.wrapping_sub(self.taken)
     }
 
-    /// Descriptors that may be posted now.
+    /// Whether `count` descriptors may be posted now.
     #[inline]
-    pub fn free(&self) -> u32 {
-        self.mask.saturating_sub(self.in_flight())
+    pub fn has_room(&self, count: u32) -> bool {
+        self.in_flight().wrapping_add(count) <= self.mask
     }
 
     /// The slot to post next. Also the value of the tail register: the first slot that is not the device's.
@@ -119,7 +119,7 @@ impl Indices {
     /// Counts one descriptor as posted.
     #[inline]
     pub fn advance_tail(&mut self) {
-        debug_assert!(self.free() > 0, "posted into a full ring");
+        debug_assert!(self.has_room(1), "posted into a full ring");
         self.posted = self.posted.wrapping_add(1);
     }
 
@@ -149,8 +149,8 @@ mod tests {
         for _ in 0..3 {
             ring.advance_tail();
         }
-        assert_eq!((ring.free(), ring.in_flight()), (0, 3));
+        assert_eq!((ring.has_room(1), ring.in_flight()), (false, 3));
         ring.advance_head();
-        assert_eq!((ring.free(), ring.head(), ring.tail()), (1, 3, 1));
+        assert_eq!((ring.has_room(1), ring.has_room(2), ring.head(), ring.tail()), (true, false, 3, 1));
     }
 }

@@ -255,11 +255,11 @@ impl<T: TxQueue> Context<T> {
     #[inline(always)]
     fn receive(&mut self, frame: Frame<'_>, handler: &mut impl FnMut(&mut Self, Event<'_>)) {
         match wire::see_plain_group(frame.bytes()) {
-            Some(udp) if !frame.is_chained() => self.receive_group(&udp, None, frame.meta(), handler),
+            Some(udp) if !frame.is_chained() => self.receive_group(&udp, None, *frame.meta(), handler),
             _ => {
                 match wire::see_plain_tcp(frame.bytes()).and_then(|seen| Some((seen, self.tcp.find_session(&seen)?))) {
                     Some((segment, session)) => self.receive_tcp(frame, &segment, session, handler),
-                    None => self.receive_any(frame, handler),
+                    None => self.receive_any(&mut Some(frame), handler),
                 }
             }
         }
@@ -279,10 +279,10 @@ impl<T: TxQueue> Context<T> {
             meta.checksum == Checksum::Good || (meta.checksum == Checksum::Unchecked && host::verify(segment.packet));
         let is_plain = segment.destination == self.config.ip.to_bits() && meta.vlan().is_none() && !frame.is_chained();
         if !is_sound || !is_plain {
-            return self.receive_any(frame, handler);
+            return self.receive_any(&mut Some(frame), handler);
         }
         let Some(id) = self.tcp.receive_expected(self.now, &mut self.tx, session, segment) else {
-            return self.receive_any(frame, handler);
+            return self.receive_any(&mut Some(frame), handler);
         };
         self.committed = true;
         if !segment.payload.is_empty() {
@@ -293,8 +293,10 @@ impl<T: TxQueue> Context<T> {
         }
     }
 
+    /// Any frame. It is taken from where it lies: on the short ways it need not lie anywhere.
     #[cold]
-    fn receive_any(&mut self, frame: Frame<'_>, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+    fn receive_any(&mut self, frame: &mut Option<Frame<'_>>, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        let Some(frame) = frame.take() else { return };
         let Some(frame) = self.receive_tcp_any(frame, handler) else { return };
         if frame.is_chained() {
             return self.receive_chained(&frame, handler);
@@ -335,7 +337,7 @@ impl<T: TxQueue> Context<T> {
     fn receive_seen(&mut self, bytes: &[u8], meta: &FrameMeta, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         match wire::see(bytes) {
             Seen::Group { udp, vlan } => {
-                self.receive_group(&udp, vlan, meta, &mut |cx: &mut Self, event: Event<'_>| handler(cx, event))
+                self.receive_group(&udp, vlan, *meta, &mut |cx: &mut Self, event: Event<'_>| handler(cx, event))
             }
             seen => self.receive_other(seen, bytes, meta, handler),
         }
@@ -346,7 +348,7 @@ impl<T: TxQueue> Context<T> {
         &mut self,
         udp: &Udp<'_>,
         vlan: Option<u16>,
-        meta: &FrameMeta,
+        meta: FrameMeta,
         handler: &mut impl FnMut(&mut Self, Event<'_>),
     ) {
         let key = Key::new(meta.vlan().or(vlan), *udp.destination.ip(), udp.destination.port());
@@ -358,7 +360,7 @@ impl<T: TxQueue> Context<T> {
             self.stats.drops.bad_checksum = self.stats.drops.bad_checksum.wrapping_add(1);
             return;
         }
-        let datagram = Datagram { source: udp.source, destination: udp.destination, meta, payload: udp.payload };
+        let datagram = Datagram { source: udp.source, destination: udp.destination, meta: &meta, payload: udp.payload };
         let mut next = Some(first);
         while let Some(receiver) = next {
             next = self.lane.next(receiver);

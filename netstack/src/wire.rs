@@ -56,30 +56,35 @@ pub struct Udp<'a> {
     pub packet: &'a [u8],
 }
 
+/// The word behind the addresses, of which the type of service may be anything: EtherType, version and header length. What counts, and what it is.
+const IPV4_PLAIN: (u32, u32) = (0xFFFF_FF00, 0x0800_4500);
+/// The word with flags, fragment offset, time to live and protocol: what counts in a packet that is no fragment, as its protocol's number.
+const WHOLE: u32 = 0x3FFF_00FF;
+
+/// The words of a frame behind the station addresses, each loaded at once: three up to the IPv4 header's checksum, and those from the source address on.
+/// `None` in a frame that is shorter.
+#[inline(always)]
+fn words<const N: usize>(frame: &[u8]) -> Option<([u32; 3], [u32; N])> {
+    let (_addresses, rest) = frame.split_first_chunk::<12>()?;
+    let (head, rest) = rest.split_first_chunk::<14>()?;
+    let head = head.as_chunks().0.first_chunk::<3>()?;
+    let rest = rest.as_chunks().0.first_chunk::<N>()?;
+    Some((head.map(u32::from_be_bytes), rest.map(u32::from_be_bytes)))
+}
+
 /// The datagram in a frame as feeds send it: UDP over IPv4 to a group, untagged, without options, whole. `None` is no judgement: [`see`] looks
 /// at everything.
 #[inline(always)]
 pub fn see_plain_group(frame: &[u8]) -> Option<Udp<'_>> {
-    // As two words with what may be anything masked out: EtherType, version and header length (not the type of service); no fragment, and UDP
-    // (not the reserved flags, nor the time to live).
-    const IPV4_PLAIN: (u32, u32) = (0xFFFF_FF00, 0x0800_4500);
-    const UDP_WHOLE: (u32, u32) = (0x3FFF_00FF, 0x0000_0011);
-    let (_addresses, rest) = frame.split_first_chunk::<12>()?;
-    #[rustfmt::skip]
-    let [
-        e0, e1, version, service, t0, t1, _, _, f0, f1, hops, protocol, _, _, s0, s1, s2, s3, g0, g1, g2, g3,
-        sp0, sp1, dp0, dp1, l0, l1, _, _,
-    ] = *rest.first_chunk::<30>()?;
-    let group = u32::from_be_bytes([g0, g1, g2, g3]);
-    let (first, third) = (u32::from_be_bytes([e0, e1, version, service]), u32::from_be_bytes([f0, f1, hops, protocol]));
-    if first & IPV4_PLAIN.0 != IPV4_PLAIN.1 || third & UDP_WHOLE.0 != UDP_WHOLE.1 || group >> 28 != 0xE {
+    let ([first, second, third], [source, group, ports, length]) = words(frame)?;
+    if first & IPV4_PLAIN.0 != IPV4_PLAIN.1 || third & WHOLE != u32::from(UDP) || group >> 28 != 0xE {
         return None;
     }
-    let packet = frame.get(14..14 + usize::from(u16::from_be_bytes([t0, t1])))?;
+    let packet = frame.get(14..14 + (second >> 16) as usize)?;
     Some(Udp {
-        source: SocketAddrV4::new(Ipv4Addr::new(s0, s1, s2, s3), u16::from_be_bytes([sp0, sp1])),
-        destination: SocketAddrV4::new(Ipv4Addr::from_bits(group), u16::from_be_bytes([dp0, dp1])),
-        payload: packet.get(28..20 + usize::from(u16::from_be_bytes([l0, l1])))?,
+        source: SocketAddrV4::new(Ipv4Addr::from_bits(source), (ports >> 16) as u16),
+        destination: SocketAddrV4::new(Ipv4Addr::from_bits(group), ports as u16),
+        payload: packet.get(28..20 + (length >> 16) as usize)?,
         packet,
     })
 }
@@ -141,28 +146,19 @@ pub const PLAIN_TEXT_AT: u16 = 14 + 20 + 20;
 /// The TCP segment in a frame as nearly all come: over IPv4, neither with options, untagged, whole. `None` is no judgement: [`see_tcp`] looks closer.
 #[inline(always)]
 pub fn see_plain_tcp(frame: &[u8]) -> Option<Segment<'_>> {
-    // As in `see_plain_group`.
-    const IPV4_PLAIN: (u32, u32) = (0xFFFF_FF00, 0x0800_4500);
-    const TCP_WHOLE: (u32, u32) = (0x3FFF_00FF, 0x0000_0006);
-    let (_addresses, rest) = frame.split_first_chunk::<12>()?;
-    #[rustfmt::skip]
-    let [
-        e0, e1, version, service, t0, t1, _, _, f0, f1, hops, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3,
-        p0, p1, p2, p3, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, w0, w1, _, _, _, _,
-    ] = *rest.first_chunk::<42>()?;
-    let (first, third) = (u32::from_be_bytes([e0, e1, version, service]), u32::from_be_bytes([f0, f1, hops, protocol]));
-    if first & IPV4_PLAIN.0 != IPV4_PLAIN.1 || third & TCP_WHOLE.0 != TCP_WHOLE.1 || offset >> 4 != 5 {
+    let ([first, second, third], [source, destination, ports, seq, ack, last, _urgent]) = words(frame)?;
+    if first & IPV4_PLAIN.0 != IPV4_PLAIN.1 || third & WHOLE != u32::from(TCP) || last >> 28 != 5 {
         return None;
     }
-    let end = 14 + usize::from(u16::from_be_bytes([t0, t1]));
+    let end = 14 + (second >> 16) as usize;
     Some(Segment {
-        source: u32::from_be_bytes([s0, s1, s2, s3]),
-        destination: u32::from_be_bytes([d0, d1, d2, d3]),
-        ports: u32::from_be_bytes([p0, p1, p2, p3]),
-        seq: u32::from_be_bytes([q0, q1, q2, q3]),
-        ack: u32::from_be_bytes([a0, a1, a2, a3]),
-        flags,
-        window: u16::from_be_bytes([w0, w1]),
+        source,
+        destination,
+        ports,
+        seq,
+        ack,
+        flags: (last >> 16) as u8,
+        window: last as u16,
         options: &[],
         payload: frame.get(usize::from(PLAIN_TEXT_AT)..end)?,
         payload_at: PLAIN_TEXT_AT,

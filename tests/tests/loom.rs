@@ -167,7 +167,7 @@ fn transmit(size: u32, frames: u32, weakened: Weakened) {
             }
         });
         for number in 1..=u64::from(frames) {
-            if ring.free() == 0 {
+            if !ring.has_room(1) {
                 shared.take(ring.head(), TRANSMIT_DONE);
                 ring.advance_head();
             }

@@ -217,7 +217,7 @@ impl Host {
 }
 
 /// The server: a response to every whole request.
-#[inline]
+#[inline(always)]
 fn answer(cx: &mut Context<Tx>, event: Event<'_>) {
     take(cx, event, |cx, id, request| {
         // The client has one request under way, so there is room; a response that finds none shows as a round that fails.
@@ -226,7 +226,7 @@ fn answer(cx: &mut Context<Tx>, event: Event<'_>) {
 }
 
 /// Gives `user` the next message, once it is there as a whole.
-#[inline]
+#[inline(always)]
 fn take(cx: &mut Context<Tx>, event: Event<'_>, user: impl FnOnce(&mut Context<Tx>, TcpId, &[u8; MESSAGE])) {
     match event {
         Event::TcpData { id, data } => {

@@ -1,7 +1,6 @@
 //! The line to the exchange: orders and cancels out, answers in, over a connection that comes and goes.
 #![forbid(unsafe_code)]
 
-use arrayvec::ArrayVec;
 use barewire_driver::TxQueue;
 use barewire_driver::clock::{Clock, Nanos};
 use barewire_netstack::{Context, Parked, TcpId, TcpState};
@@ -26,6 +25,14 @@ struct Ready {
     parked: Parked,
 }
 
+impl Ready {
+    /// Whether it is this order.
+    #[inline]
+    fn is(&self, number: u32, intent: &Intent) -> bool {
+        self.number == number && self.intent == *intent
+    }
+}
+
 /// How an order left.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent {
@@ -42,7 +49,7 @@ pub struct OrderLink {
     connection: Option<TcpId>,
     packet: EnterPacket,
     /// Orders that were written before they are wanted, for the stock that moved last.
-    ready: ArrayVec<Ready, 2>,
+    ready: [Option<Ready>; 2],
     malformed: u64,
 }
 
@@ -53,7 +60,7 @@ impl OrderLink {
             session: Session::new(CREDENTIALS, patience, Backoff::default()),
             connection: None,
             packet: EnterPacket::template(),
-            ready: ArrayVec::new(),
+            ready: [None, None],
             malformed: 0,
         }
     }
@@ -86,8 +93,7 @@ impl OrderLink {
         probe: &mut P,
     ) -> Result<Sent, Refusal> {
         let connection = self.open()?;
-        let ready = self.ready.iter().position(|ready| ready.number == number && ready.intent == *intent);
-        let ready = ready.and_then(|at| self.ready.swap_pop(at));
+        let ready = self.ready.iter_mut().find_map(|ready| ready.take_if(|ready| ready.is(number, intent)));
         let is_prepared = ready.is_some();
         if let Some(ready) = ready {
             probe.mark(Stage::Encoded);
@@ -107,25 +113,24 @@ impl OrderLink {
     /// Writes the orders in `wanted` and parks them on the session, for one of them to leave as `number`.
     pub fn prepare<T: TxQueue>(&mut self, cx: &mut Context<T>, number: u32, wanted: [Intent; 2], symbol: Alpha<8>) {
         let Ok(connection) = self.open() else { return };
-        if self.ready.len() == wanted.len()
-            && self.ready.iter().zip(&wanted).all(|(ready, intent)| ready.number == number && ready.intent == *intent)
-        {
+        let mut waiting = self.ready.iter().zip(&wanted);
+        if waiting.all(|(ready, intent)| ready.as_ref().is_some_and(|ready| ready.is(number, intent))) {
             return;
         }
         self.forget();
-        for intent in wanted {
+        for (place, intent) in self.ready.iter_mut().zip(wanted) {
             self.packet.fill(number, &intent, symbol);
             let bytes = self.packet.as_bytes();
             let Ok(mut message) = cx.tcp_reserve(connection, bytes.len() as u16) else { return };
             message.payload_mut().copy_from_slice(bytes);
             let Ok(parked) = cx.tcp_park(message, bytes.len() as u16) else { return };
-            self.ready.push(Ready { intent, number, parked });
+            *place = Some(Ready { intent, number, parked });
         }
     }
 
     /// Gives back the orders that wait.
     pub fn forget(&mut self) {
-        self.ready.clear();
+        self.ready = [None, None];
     }
 
     /// Asks the exchange to end an order.
@@ -162,7 +167,8 @@ impl OrderLink {
 
     /// The connection is gone, or could not be opened.
     pub fn disconnected(&mut self, now: Nanos) {
-        (self.connection, self.ready) = (None, ArrayVec::new());
+        self.connection = None;
+        self.forget();
         self.session.disconnected(now);
         log::warn!("order session: no connection; {:?}", self.session.phase());
     }

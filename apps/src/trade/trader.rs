@@ -12,7 +12,7 @@ use super::limits::{Limits, Refusal};
 use super::link::OrderLink;
 use super::orders::Orders;
 use super::risk::Market;
-use super::strategy::{Intent, Strategy};
+use super::strategy::{Intent, Strategy, Top};
 use super::view::View;
 use crate::feed::arbiter::{Sequenced, Source};
 use crate::feed::book::Capacity;
@@ -207,7 +207,8 @@ impl<P: Probe> Trader<P> {
     pub fn submit<T: TxQueue>(&mut self, cx: &mut Context<T>, intent: &Intent) -> Result<u32, Refusal> {
         self.desk.is_stale = self.feed.stale_since().is_some();
         let now = cx.now();
-        self.desk.order(cx, now, intent).map(|(number, _)| number)
+        let top = self.desk.view.top(intent.stock);
+        self.desk.order(cx, now, intent, top).map(|(number, _)| number)
     }
 
     /// Asks the exchange to end an order of ours.
@@ -285,9 +286,9 @@ impl<P: Probe> Desk<P> {
         self.probe.mark(Stage::Applied);
         self.moved = changed.or(self.moved);
         // Nobody is asked about a book that is known to be out of date.
-        if let Some(intent) = self.decide(changed.filter(|_| !sequenced.is_late)) {
+        if let Some((intent, top)) = self.decide(changed.filter(|_| !sequenced.is_late)) {
             // A refusal is counted, and costs nothing but the order.
-            if let Ok((_, t4)) = self.order(cx, t0, &intent) {
+            if let Ok((_, t4)) = self.order(cx, t0, &intent, top) {
                 // Messages are numbered from one, and planned from zero.
                 let phase = self.phases.of(sequenced.number.wrapping_sub(1));
                 self.tick_to_trade.record(phase, t4.saturating_sub(t0));
@@ -307,16 +308,23 @@ impl<P: Probe> Desk<P> {
     }
 
     #[inline]
-    fn decide(&mut self, changed: Option<u16>) -> Option<Intent> {
+    fn decide(&mut self, changed: Option<u16>) -> Option<(Intent, Top)> {
         let awake = self.strategy.is_awake();
         let stock = changed.filter(|_| awake)?;
-        self.strategy.decide(stock, &self.view.top(stock))
+        let top = self.view.top(stock);
+        Some((self.strategy.decide(stock, &top)?, top))
     }
 
-    /// Releases an order, if nothing stands in its way. Returns its number and t4.
+    /// Releases an order in a stock whose best prices are `top`, if nothing stands in its way. Returns its number and t4.
     #[inline]
-    fn order<T: TxQueue>(&mut self, cx: &mut Context<T>, now: Nanos, intent: &Intent) -> Result<(u32, Nanos), Refusal> {
-        let (top, stock) = (self.view.top(intent.stock), self.view.stock(intent.stock));
+    fn order<T: TxQueue>(
+        &mut self,
+        cx: &mut Context<T>,
+        now: Nanos,
+        intent: &Intent,
+        top: Top,
+    ) -> Result<(u32, Nanos), Refusal> {
+        let stock = self.view.stock(intent.stock);
         let market = Market { now, top, heard: self.heard, is_stale: self.is_stale, is_halted: stock.is_halted };
         self.entry.order(cx, intent, stock.symbol, &market, &self.clock, &mut self.probe)
     }

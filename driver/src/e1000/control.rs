@@ -165,7 +165,7 @@ impl Port for E1000 {
         let (rx_size, tx_size) = (config.rx_descriptors, config.tx_descriptors);
         let (rx_words, tx_words) = (self.ring("receive ring", rx_size)?, self.ring("transmit ring", tx_size)?);
         let tx_ring = Indices::new(tx_size).ok_or_else(|| bad_ring("transmit ring", tx_size))?;
-        let doorbell = |register: Register| (self.mmio.clone(), register.at(index));
+        let doorbell = |register: Register| self.mmio.doorbell(register.at(index), Width::Dword);
         let terms = Terms {
             queue: index,
             layout: if self.part.is_82574 { Layout::Extended } else { Layout::Legacy },
@@ -177,7 +177,7 @@ impl Port for E1000 {
             },
             too_long: Arc::clone(&self.too_long),
         };
-        let rx = Rx::new(terms, rx_size, rx_words, pool.clone(), doorbell(RDT));
+        let rx = Rx::new(terms, rx_size, rx_words, pool.clone(), (self.mmio.clone(), doorbell(RDT)));
         let mut rx = rx.ok_or_else(|| bad_ring("receive ring", rx_size))?;
         let tx = Tx::new(tx_ring, tx_words, pool, doorbell(TDT));
         self.set_receive(false);

@@ -10,7 +10,7 @@ use super::desc::{self, Layout, ReceiveWriteBack, Verdict};
 use super::regs::{Cause, ICR, IMS};
 use crate::dma::{DmaWords, RegionWords};
 use crate::frame::{Checksum, Frame, FrameMeta, Known, MAX_SEGMENTS, Segment};
-use crate::mmio::Mmio;
+use crate::mmio::{Doorbell, Mmio};
 use crate::pool::{BUFFER_LEN, BufferId, Pool, PoolView};
 use crate::port::{QueueFault, RxQueue};
 use crate::ring;
@@ -49,7 +49,7 @@ pub struct Rx {
     buffers: Box<[Cell<BufferId>]>,
     pool: Pool,
     mmio: Mmio,
-    tail_register: u32,
+    tail: Doorbell,
     /// The slot up to which the device has been told of refilled descriptors.
     announced: u32,
     fault: Option<QueueFault>,
@@ -63,7 +63,7 @@ impl Rx {
         size: u32,
         words: DmaWords,
         pool: Pool,
-        (mmio, tail_register): (Mmio, u32),
+        (mmio, tail): (Mmio, Doorbell),
     ) -> Option<Self> {
         let mut buffers = Vec::with_capacity(size as usize);
         for slot in 0..size {
@@ -83,7 +83,7 @@ impl Rx {
             buffers,
             pool,
             mmio,
-            tail_register,
+            tail,
             announced: 0,
             fault: None,
         })
@@ -93,7 +93,7 @@ impl Rx {
     #[inline]
     pub(super) fn announce(&mut self) {
         self.announced = self.next;
-        self.mmio.doorbell32(self.tail_register, self.next.wrapping_sub(1) & self.mask);
+        self.tail.ring(self.next.wrapping_sub(1) & self.mask);
     }
 
     /// Where the ring is, for the device.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use super::desc::{self, Context, TRANSMIT_DONE};
 use crate::dma::DmaWords;
-use crate::mmio::Mmio;
+use crate::mmio::Doorbell;
 use crate::pool::{BUFFER_LEN, Buffer, BufferId, Pool, Retained};
 use crate::port::{TxError, TxMeta, TxQueue};
 use crate::ring::{self, Indices};
@@ -28,17 +28,16 @@ pub struct Tx {
     words: DmaWords,
     slots: Box<[Cell<Slot>]>,
     pool: Pool,
-    mmio: Mmio,
-    tail_register: u32,
+    tail: Doorbell,
     announced: u32,
     /// The context the device holds: posted again only when a frame needs another.
     context: Option<Context>,
 }
 
 impl Tx {
-    pub(super) fn new(ring: Indices, words: DmaWords, pool: Pool, (mmio, tail_register): (Mmio, u32)) -> Self {
+    pub(super) fn new(ring: Indices, words: DmaWords, pool: Pool, tail: Doorbell) -> Self {
         let slots = vec![Cell::new(Slot::Context); ring.size() as usize].into_boxed_slice();
-        Self { ring, words, slots, pool, mmio, tail_register, announced: 0, context: None }
+        Self { ring, words, slots, pool, tail, announced: 0, context: None }
     }
 
     /// Where the ring is, for the device.
@@ -88,9 +87,9 @@ impl Tx {
             return Err(TxError::BadLength);
         }
         // Two: a context may go before the frame.
-        if self.ring.free() < 2 {
+        if !self.ring.has_room(2) {
             self.reclaim();
-            if self.ring.free() < 2 {
+            if !self.ring.has_room(2) {
                 return Err(TxError::RingFull);
             }
         }
@@ -157,7 +156,7 @@ impl TxQueue for Tx {
         let tail = self.ring.tail();
         if tail != self.announced {
             self.announced = tail;
-            self.mmio.doorbell32(self.tail_register, tail);
+            self.tail.ring(tail);
         }
     }
 

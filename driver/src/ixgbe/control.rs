@@ -130,8 +130,8 @@ impl Port for Ixgbe {
         let (rx_words, tx_words) = (self.ring("receive ring", rx_size)?, self.ring("transmit ring", tx_size)?);
         let tx_ring = Indices::new(tx_size).ok_or_else(|| bad_ring("transmit ring", tx_size))?;
         let stamps = self.bus.arrival_stamps(index);
-        let doorbell = |register: Register| (self.mmio.clone(), register.at(index));
-        let rx = Rx::new(index, rx_size, rx_words, pool.clone(), doorbell(RDT), stamps);
+        let doorbell = |register: Register| self.mmio.doorbell(register.at(index), Width::Dword);
+        let rx = Rx::new(index, rx_size, rx_words, pool.clone(), (self.mmio.clone(), doorbell(RDT)), stamps);
         let mut rx = rx.ok_or_else(|| bad_ring("receive ring", rx_size))?;
         let tx = Tx::new(index, tx_ring, tx_words, pool, doorbell(TDT));
         let place = |words: &DmaWords| RingPlace { iova: words.iova(), bytes: words.byte_len() as u32 };

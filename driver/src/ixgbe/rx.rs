@@ -11,7 +11,7 @@ use super::regs::EIMS_EX;
 use crate::bus::model::ArrivalStamps;
 use crate::dma::{DmaWords, RegionWords};
 use crate::frame::{Checksum, Frame, FrameMeta, Known, MAX_SEGMENTS, Segment};
-use crate::mmio::Mmio;
+use crate::mmio::{Doorbell, Mmio};
 use crate::pool::{BUFFER_LEN, BufferId, Pool, PoolView};
 use crate::port::{QueueFault, RxQueue};
 use crate::ring;
@@ -34,7 +34,7 @@ pub struct Rx {
     buffers: Box<[Cell<BufferId>]>,
     pool: Pool,
     mmio: Mmio,
-    tail_register: u32,
+    tail: Doorbell,
     /// The slot up to which the device has been told of refilled descriptors.
     announced: u32,
     stamps: Option<Arc<ArrivalStamps>>,
@@ -49,7 +49,7 @@ impl Rx {
         size: u32,
         words: DmaWords,
         pool: Pool,
-        (mmio, tail_register): (Mmio, u32),
+        (mmio, tail): (Mmio, Doorbell),
         stamps: Option<Arc<ArrivalStamps>>,
     ) -> Option<Self> {
         let mut buffers = Vec::with_capacity(size as usize);
@@ -59,26 +59,14 @@ impl Rx {
             buffers.push(Cell::new(id));
         }
         let (buffers, mask) = (buffers.into_boxed_slice(), size.checked_sub(1)?);
-        Some(Self {
-            queue,
-            words,
-            next: 0,
-            mask,
-            buffers,
-            pool,
-            mmio,
-            tail_register,
-            announced: 0,
-            stamps,
-            fault: None,
-        })
+        Some(Self { queue, words, next: 0, mask, buffers, pool, mmio, tail, announced: 0, stamps, fault: None })
     }
 
     /// Writes the tail register: every refilled descriptor but the last is the device's.
     #[inline]
     pub(super) fn announce(&mut self) {
         self.announced = self.next;
-        self.mmio.doorbell32(self.tail_register, self.next.wrapping_sub(1) & self.mask);
+        self.tail.ring(self.next.wrapping_sub(1) & self.mask);
     }
 
     /// Where the ring is, for the device.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use super::desc::{Context, Shape, TRANSMIT_DONE, Template};
 use crate::dma::DmaWords;
-use crate::mmio::Mmio;
+use crate::mmio::Doorbell;
 use crate::pool::{BUFFER_LEN, Buffer, BufferId, Pool, Retained};
 use crate::port::{TxError, TxMeta, TxQueue};
 use crate::ring::{self, Indices};
@@ -32,8 +32,7 @@ pub struct Tx {
     words: DmaWords,
     slots: Box<[Cell<Slot>]>,
     pool: Pool,
-    mmio: Mmio,
-    tail_register: u32,
+    tail: Doorbell,
     announced: u32,
     /// The context the device holds: posted again only when a frame needs another.
     context: Option<Context>,
@@ -43,17 +42,11 @@ pub struct Tx {
 }
 
 impl Tx {
-    pub(super) fn new(
-        queue: u16,
-        ring: Indices,
-        words: DmaWords,
-        pool: Pool,
-        (mmio, tail_register): (Mmio, u32),
-    ) -> Self {
+    pub(super) fn new(queue: u16, ring: Indices, words: DmaWords, pool: Pool, tail: Doorbell) -> Self {
         let slots = vec![Cell::new(Slot::Context); ring.size() as usize].into_boxed_slice();
         let (plain, announced, context) = (TxMeta::default(), 0, None);
         let (shape, template) = (Shape::of(&plain), Template::new(&plain, false));
-        Self { queue, ring, words, slots, pool, mmio, tail_register, announced, context, shape, template }
+        Self { queue, ring, words, slots, pool, tail, announced, context, shape, template }
     }
 
     /// Where the ring is, for the device.
@@ -113,9 +106,9 @@ impl Tx {
             return Err(TxError::BadLength);
         }
         // Two: a context may go before the frame.
-        if self.ring.free() < 2 {
+        if !self.ring.has_room(2) {
             self.reclaim();
-            if self.ring.free() < 2 {
+            if !self.ring.has_room(2) {
                 return Err(TxError::RingFull);
             }
         }
@@ -182,17 +175,18 @@ impl TxQueue for Tx {
         let tail = self.ring.tail();
         if tail != self.announced {
             self.announced = tail;
-            self.mmio.doorbell32(self.tail_register, tail);
+            self.tail.ring(tail);
         }
     }
 
     #[inline(never)]
     fn reclaim(&mut self) -> u32 {
-        let (words, in_flight) = (self.words.view(), self.ring.in_flight());
+        // What does not change while buffers are released, in places of its own.
+        let (words, slots, ring) = (self.words.view(), &*self.slots, self.ring);
         let mut finished = 0;
-        for ahead in 0..in_flight {
-            let slot = self.ring.peek(ahead);
-            let Some(Slot::Frame(id)) = self.slots.get(slot as usize).map(Cell::get) else { continue };
+        for ahead in 0..ring.in_flight() {
+            let slot = ring.peek(ahead);
+            let Some(Slot::Frame(id)) = slots.get(slot as usize).map(Cell::get) else { continue };
             if !ring::is_done(&words, slot, TRANSMIT_DONE) {
                 break;
             }

@@ -202,9 +202,9 @@ impl<I: FrameIo> Tx<I> {
         if self.is_stopped() {
             return Err(TxError::Stopped);
         }
-        if self.outbox.ring.get().free() == 0 {
+        if !self.outbox.ring.get().has_room(1) {
             self.outbox.reclaim();
-            if self.outbox.ring.get().free() == 0 {
+            if !self.outbox.ring.get().has_room(1) {
                 return Err(TxError::RingFull);
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::regs::Register;
 use crate::bus::{Bus, Width, config};
 use crate::error::Error;
-use crate::mmio::{Mmio, MmioError};
+use crate::mmio::{self, Mmio, MmioError};
 
 /// The virtio structures of a device.
 pub struct Transport {
@@ -56,14 +56,13 @@ impl Transport {
             value: place,
             limit: "the doorbell must lie inside the notify structure, at an even place",
         })?;
-        Ok(Doorbell { mmio: self.notify.mmio.clone(), offset: self.notify.offset + offset, queue })
+        Ok(Doorbell { register: self.notify.mmio.doorbell(self.notify.offset + offset, Width::Word), queue })
     }
 }
 
 /// Rings for one queue (4.1.5.2).
 pub struct Doorbell {
-    mmio: Mmio,
-    offset: u32,
+    register: mmio::Doorbell,
     queue: u16,
 }
 
@@ -71,7 +70,7 @@ impl Doorbell {
     /// Tells the device to look at the available ring.
     #[inline]
     pub fn ring(&self) {
-        self.mmio.doorbell(self.offset, Width::Word, self.queue.into());
+        self.register.ring(self.queue.into());
     }
 }
 

@@ -34,6 +34,7 @@ impl Session {
     #[inline(always)]
     pub fn receive_expected<T: TxQueue>(&mut self, w: &mut Work<'_, T>, segment: &Segment<'_>) -> bool {
         let (seq, ack, len) = (Seq(segment.seq), Seq(segment.ack), segment.payload.len() as u32);
+        let acked = ack.ahead_of(self.snd_una);
         // Header prediction: an open connection without trouble, the next bytes, nothing but ACK and PSH, an acknowledgement that can be, and
         // something that it moves.
         let expected = self.state == TcpState::Established
@@ -42,16 +43,15 @@ impl Session {
             && segment.options.is_empty()
             && seq == self.rcv_nxt
             && len <= self.rcv_edge.since(seq)
-            && !ack.before(self.snd_una)
-            && !ack.after(self.snd_nxt)
-            && (len > 0 || ack != self.snd_una)
+            && acked <= self.snd_nxt.ahead_of(self.snd_una)
+            && len | acked > 0
             // What was not read yet comes first.
             && self.kept_first.is_none();
         if !expected {
             return false;
         }
         self.cold.heard_at = w.now;
-        if ack != self.snd_una {
+        if acked > 0 {
             self.acknowledge_expected(w, ack);
         }
         let window = u32::from(segment.window) << (self.snd_shift & 15);
@@ -75,7 +75,7 @@ impl Session {
     #[inline]
     pub fn keep_lent<T: TxQueue>(&mut self, w: &mut Work<'_, T>, len: u16, frame: Frame<'_>) {
         if self.readable > 0 {
-            self.keep_rest(w, len, frame);
+            self.keep_rest(w, len, &mut Some(frame));
         }
         if self.flags.contains(Flags::ACK_DUE) {
             self.attend(w.lane);
@@ -83,7 +83,8 @@ impl Session {
     }
 
     #[cold]
-    fn keep_rest<T: TxQueue>(&mut self, w: &mut Work<'_, T>, len: u16, frame: Frame<'_>) {
+    fn keep_rest<T: TxQueue>(&mut self, w: &mut Work<'_, T>, len: u16, frame: &mut Option<Frame<'_>>) {
+        let Some(frame) = frame.take() else { return };
         let rest = self.readable;
         let read = len.saturating_sub(rest.min(0xFFFF) as u16);
         let (seq, start) = (self.rcv_nxt - rest, PLAIN_TEXT_AT.saturating_add(read));

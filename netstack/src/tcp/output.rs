@@ -74,15 +74,21 @@ pub(super) struct Header {
 fn fill(buffer: &mut Buffer, pseudo: u16, header: Header, options: usize, payload: u16) -> TxMeta {
     let tcp = payload.wrapping_add(20 + options as u16);
     if let Some(bytes) = buffer.first_chunk_mut::<HEADERS>() {
-        [bytes[16], bytes[17]] = tcp.wrapping_add(20).to_be_bytes();
-        [bytes[38], bytes[39], bytes[40], bytes[41]] = header.seq.0.to_be_bytes();
-        [bytes[42], bytes[43], bytes[44], bytes[45]] = header.ack.0.to_be_bytes();
-        bytes[46] = (5 + options as u8 / 4) << 4;
-        bytes[47] = header.flags;
-        [bytes[48], bytes[49]] = header.window.to_be_bytes();
+        // The data offset counts words of 32 bits, of which the fixed header has five (RFC 9293, 3.1).
+        let offset = 5 + (options as u32 & 0x3C) / 4;
         let sum = u32::from(pseudo) + u32::from(tcp);
-        [bytes[50], bytes[51]] = ((sum & 0xFFFF) as u16).wrapping_add((sum >> 16) as u16).to_be_bytes();
-        [bytes[52], bytes[53]] = [0, 0];
+        let sum = ((sum & 0xFFFF) as u16).wrapping_add((sum >> 16) as u16);
+        let words = [
+            header.seq.0,
+            header.ack.0,
+            offset << 28 | u32::from(header.flags) << 16 | u32::from(header.window),
+            u32::from(sum) << 16,
+        ];
+        [bytes[16], bytes[17]] = tcp.wrapping_add(20).to_be_bytes();
+        if let Some(place) = bytes.last_chunk_mut::<16>() {
+            let (places, _) = place.as_chunks_mut::<4>();
+            places.iter_mut().zip(words).for_each(|(place, word)| *place = word.to_be_bytes());
+        }
     }
     TxMeta { len: tcp.wrapping_add(34), checksum: ChecksumOffload::Ipv4Tcp, l2_len: 14, l3_len: 20, vlan: None }
 }
@@ -93,14 +99,15 @@ impl Session {
     fn window<T>(&mut self, w: &Work<'_, T>) -> u16 {
         // Receiver's silly window avoidance (RFC 9293, 3.8.6.2.2: MUST-39). The edge never moves back (SHLD-14).
         let worth = u32::from(self.mss).min(self.capacity / 2);
-        let edge = self.rcv_nxt + self.capacity.saturating_sub(self.readable);
-        if edge.since(self.rcv_edge) >= worth {
-            let edge = self.rcv_nxt + self.window_now(w.lane);
-            if edge.since(self.rcv_edge) >= worth {
-                self.rcv_edge = edge;
+        let mut told = self.rcv_edge.since(self.rcv_nxt);
+        if self.capacity.saturating_sub(self.readable) >= told.wrapping_add(worth) {
+            let window = self.window_now(w.lane);
+            if window >= told.wrapping_add(worth) {
+                told = window;
+                self.rcv_edge = self.rcv_nxt + window;
             }
         }
-        (self.rcv_edge.since(self.rcv_nxt) >> self.rcv_shift).min(0xFFFF) as u16
+        (told >> self.rcv_shift).min(0xFFFF) as u16
     }
 
     /// A number of our clock for timestamps: milliseconds, from an offset of the connection's own (RFC 7323, 5.4 and 7.1).
@@ -118,11 +125,18 @@ impl Session {
 
     /// Fills in a data segment.
     #[inline(always)]
-    fn fill_data<T>(&mut self, w: &Work<'_, T>, buffer: &mut Buffer, seq: Seq, flags: u8, payload: u16) -> TxMeta {
+    fn fill_data<T>(
+        &mut self,
+        w: &Work<'_, T>,
+        buffer: &mut Buffer,
+        (seq, ack): (Seq, Seq),
+        flags: u8,
+        payload: u16,
+    ) -> TxMeta {
         if self.flags.contains(Flags::TIMESTAMPS) {
             self.fill_timestamps(w, buffer);
         }
-        let header = Header { seq, ack: self.acknowledgement(), flags: flags | flag::ACK, window: self.window(w) };
+        let header = Header { seq, ack, flags: flags | flag::ACK, window: self.window(w) };
         fill(buffer, self.pseudo, header, usize::from(self.header_len).wrapping_sub(HEADERS), payload)
     }
 
@@ -141,10 +155,10 @@ impl Session {
         if self.kept_first.is_none() { self.rcv_nxt - self.readable } else { self.rcv_nxt }
     }
 
-    /// What was told to the peer by a segment that left. Data brings no blocks: where there are some to tell, an acknowledgement follows.
+    /// The peer was told `ack` by a segment that left. Data brings no blocks: where there are some to tell, an acknowledgement follows.
     #[inline]
-    fn has_told(&mut self) {
-        self.rcv_told = self.acknowledgement();
+    fn has_told(&mut self, ack: Seq) {
+        self.rcv_told = ack;
         if !self.flags.contains(Flags::TROUBLE) || self.cold.out_of_order == 0 {
             self.flags -= Flags::ACK_DUE | Flags::ACK_NOW;
             self.cold.ack_due = NEVER;
@@ -238,13 +252,13 @@ impl Session {
         if w.lane.sent.available() == 0 {
             return Err((self.starve(w), buffer));
         }
-        let seq = self.snd_nxt;
-        let meta = self.fill_data(w, &mut buffer, seq, flags, payload);
+        let (seq, ack) = (self.snd_nxt, self.acknowledgement());
+        let meta = self.fill_data(w, &mut buffer, (seq, ack), flags, payload);
         match w.tx.commit_retained(buffer, meta) {
             Ok(retained) => self.keep_sent(w, payload, marks, SentFrame::Retained(retained)),
             Err((error, buffer)) => return Err((TcpError::Busy(error), buffer)),
         }
-        self.has_told();
+        self.has_told(ack);
         w.lane.stats.segments_sent = w.lane.stats.segments_sent.wrapping_add(1);
         Ok(())
     }
@@ -426,10 +440,11 @@ impl Session {
         let flags = if marks.contains(Marks::FIN) { flag::FIN } else { flag::PSH };
         let (frame, left) = match buffer {
             Ok(mut buffer) => {
-                let meta = self.fill_data(w, &mut buffer, seq, flags, payload);
+                let ack = self.acknowledgement();
+                let meta = self.fill_data(w, &mut buffer, (seq, ack), flags, payload);
                 match w.tx.commit_retained(buffer, meta) {
                     Ok(retained) => {
-                        self.has_told();
+                        self.has_told(ack);
                         (SentFrame::Retained(retained), true)
                     }
                     Err((_, buffer)) => (SentFrame::Unsent(buffer), false),
@@ -470,7 +485,7 @@ impl Session {
             place.copy_from_slice(payload);
         }
         let edge = self.rcv_edge;
-        self.fill_data(w, &mut buffer, self.snd_nxt, flag::PSH, len);
+        self.fill_data(w, &mut buffer, (self.snd_nxt, self.acknowledgement()), flag::PSH, len);
         self.rcv_edge = edge;
         Ok(())
     }
@@ -483,7 +498,7 @@ impl Session {
         }
         let mut buffer = w.tx.reserve().map_err(TcpError::Busy)?;
         self.prepare(&mut buffer);
-        self.fill_data(w, &mut buffer, self.snd_nxt, flag::PSH, payload);
+        self.fill_data(w, &mut buffer, (self.snd_nxt, self.acknowledgement()), flag::PSH, payload);
         self.flags |= Flags::DELEGATED;
         Ok((buffer, u16::from(self.header_len)))
     }
@@ -493,7 +508,7 @@ impl Session {
         self.flags -= Flags::DELEGATED;
         self.keep_sent(w, payload, Marks::empty(), SentFrame::Unsent(buffer));
         if ack == self.rcv_nxt {
-            self.has_told();
+            self.has_told(ack);
         }
     }
 

@@ -127,14 +127,13 @@ impl Session {
     #[inline(always)]
     pub fn acknowledge_expected<T>(&mut self, w: &mut Work<'_, T>, ack: Seq) {
         let (acked, was_in_flight) = (ack.since(self.snd_una), self.in_flight);
-        let plain = |sent: &Sent| {
-            (sent.marks.is_empty() && !sent.end().after(ack)).then_some((sent.sent_at, u32::from(sent.payload)))
-        };
+        let plain = |sent: &Sent| sent.marks.is_empty() && !sent.end().after(ack);
         let mut last = None;
-        while let Some((sent_at, len)) = w.lane.sent.pop_if(&mut self.sent_first, plain) {
+        while let Some(sent) = w.lane.sent.pop_if(&mut self.sent_first, plain) {
+            let len = u32::from(sent.payload);
             self.in_flight = self.in_flight.wrapping_sub(len);
             self.snd_una = self.snd_una + len;
-            last = Some(sent_at);
+            last = Some(sent.sent_at);
         }
         if let Some(sent_at) = last {
             // They arrived in the order in which they were sent: the last says it all.
@@ -159,9 +158,8 @@ impl Session {
         self.snd_una = ack;
         let was_in_flight = self.in_flight;
         let mut sample = None;
-        let arrived =
-            |sent: &Sent| (!sent.end().after(ack)).then_some((sent.sent_at, sent.end(), sent.marks, sent.len()));
-        while let Some((sent_at, end, marks, len)) = w.lane.sent.pop_if(&mut self.sent_first, arrived) {
+        while let Some(sent) = w.lane.sent.pop_if(&mut self.sent_first, |sent| !sent.end().after(ack)) {
+            let (sent_at, end, marks, len) = (sent.sent_at, sent.end(), sent.marks, sent.len());
             if marks.intersects(Marks::SACKED | Marks::LOST) {
                 self.uncount(marks);
             } else {

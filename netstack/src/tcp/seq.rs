@@ -25,6 +25,12 @@ impl Seq {
         u32::try_from(self - earlier).unwrap_or(0)
     }
 
+    /// Bytes from `earlier` to here, where it may also lie behind: then it is more than any window.
+    #[inline]
+    pub fn ahead_of(self, earlier: Self) -> u32 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
     /// The later of two.
     #[inline]
     pub fn max(self, other: Self) -> Self {
@@ -75,6 +81,7 @@ mod tests {
         let (before, after) = (Seq(0xFFFF_FFF0), Seq(0x10));
         assert!(before.before(after) && after.after(before) && !before.before(before));
         assert_eq!((after.since(before), before.since(after), before + 0x20), (0x20, 0, after));
+        assert_eq!((after.ahead_of(before), before.ahead_of(after)), (0x20, u32::MAX - 0x1F));
         assert_eq!((before.max(after), before.min(after)), (after, before));
     }
 }

@@ -69,18 +69,17 @@ impl<T> Slab<T> {
         Some(link)
     }
 
-    /// Empties the first node of a list where `look` makes something of what it holds; returns that.
+    /// Empties the first node of a list where `wanted` says so.
     #[inline(always)]
-    pub fn pop_if<R>(&mut self, first: &mut Link, look: impl FnOnce(&T) -> Option<R>) -> Option<R> {
+    pub fn pop_if(&mut self, first: &mut Link, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
         let link = *first;
         let node = self.nodes.get_mut(link.0 as usize)?;
-        let seen = look(node.item.as_ref()?)?;
+        let item = node.item.take_if(|item| wanted(item))?;
         *first = node.next;
         node.next = self.free;
-        node.item = None;
         self.free = link;
         self.available = self.available.wrapping_add(1);
-        Some(seen)
+        Some(item)
     }
 
     /// Empties a node; the caller has taken it out of its list.

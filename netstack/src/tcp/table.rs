@@ -50,6 +50,7 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Table {
     slots: Box<[Slot]>,
+    mask: usize,
 }
 
 impl Table {
@@ -64,43 +65,44 @@ impl Table {
 
     /// A table for up to `sessions` sessions.
     pub fn new(sessions: u32) -> Self {
-        Self { slots: vec![Slot { key: Key::default(), session: NONE }; Self::slots(sessions)].into() }
+        let slots = Self::slots(sessions);
+        Self { slots: vec![Slot { key: Key::default(), session: NONE }; slots].into(), mask: slots - 1 }
     }
 
     /// Where `key` is, or the empty slot where it would be.
     #[inline]
-    fn place(&self, key: Key) -> usize {
-        let mask = self.slots.len().wrapping_sub(1);
-        let mut at = key.home(mask);
-        // At most half of the slots are taken, so an empty one ends every probe.
-        while let Some(slot) = self.slots.get(at) {
+    fn place(&self, key: Key) -> Option<(usize, Slot)> {
+        let mut at = key.home(self.mask);
+        loop {
+            // At most half of the slots are taken, so an empty one ends every probe.
+            let slot = *self.slots.get(at)?;
             if slot.key == key || slot.session == NONE {
-                break;
+                return Some((at, slot));
             }
-            at = at.wrapping_add(1) & mask;
+            at = at.wrapping_add(1) & self.mask;
         }
-        at
     }
 
     /// The session of `key`.
     #[inline]
     pub fn find(&self, key: Key) -> Option<u32> {
-        let slot = self.slots.get(self.place(key))?;
-        (slot.session != NONE && slot.key == key).then_some(slot.session)
+        let (_, slot) = self.place(key)?;
+        (slot.session != NONE).then_some(slot.session)
     }
 
     /// Enters a session. There is room for as many as the table was made for.
     pub fn insert(&mut self, key: Key, session: u32) {
-        let place = self.place(key);
-        if let Some(slot) = self.slots.get_mut(place) {
+        if let Some((at, _)) = self.place(key)
+            && let Some(slot) = self.slots.get_mut(at)
+        {
             *slot = Slot { key, session };
         }
     }
 
     /// Takes a session out.
     pub fn remove(&mut self, key: Key) {
-        let mask = self.slots.len().wrapping_sub(1);
-        let mut gap = self.place(key);
+        let mask = self.mask;
+        let Some((mut gap, _)) = self.place(key) else { return };
         let mut at = gap;
         loop {
             at = at.wrapping_add(1) & mask;

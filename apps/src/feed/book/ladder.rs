@@ -42,6 +42,12 @@ impl Node {
         self.keys.iter().filter(|at| **at < key).count()
     }
 
+    /// Whether the entry at `at` is there and has `key`.
+    #[inline]
+    fn holds(&self, at: usize, key: u32) -> bool {
+        at < self.len as usize && self.keys.get(at) == Some(&key)
+    }
+
     /// The entry to descend into.
     #[inline]
     fn child(&self, key: u32) -> (usize, u32) {
@@ -57,15 +63,15 @@ impl Node {
 
     #[inline]
     fn insert(&mut self, at: usize, key: u32, value: u32) {
-        shift_in(self.keys.iter_mut().skip(at), key);
-        shift_in(self.values.iter_mut().skip(at), value);
+        insert(&mut self.keys, at, key);
+        insert(&mut self.values, at, value);
         self.len = self.len.wrapping_add(1);
     }
 
     #[inline]
     fn remove(&mut self, at: usize) {
-        shift_in(self.keys.iter_mut().skip(at).rev(), u32::MAX);
-        shift_in(self.values.iter_mut().skip(at).rev(), NONE);
+        remove(&mut self.keys, at, u32::MAX);
+        remove(&mut self.values, at, NONE);
         self.len = self.len.wrapping_sub(1);
     }
 
@@ -93,12 +99,25 @@ impl Node {
     }
 }
 
-/// Writes `value` into the first place and every place's own value into the next; the last one falls out.
+/// Enters `value` at `at`: what stands from there on moves up, and the last falls out.
 #[inline]
-fn shift_in<'a>(places: impl Iterator<Item = &'a mut u32>, mut value: u32) {
-    for place in places {
-        std::mem::swap(place, &mut value);
+fn insert(places: &mut [u32; WIDTH], at: usize, value: u32) {
+    if let Some(tail @ [_, ..]) = places.get_mut(at..) {
+        tail.copy_within(..tail.len().wrapping_sub(1), 1);
+        if let [first, ..] = tail {
+            *first = value;
+        }
     }
+}
+
+/// Takes out what stands at `at`: what stands behind it moves down, and `last` comes in.
+#[inline]
+fn remove(places: &mut [u32; WIDTH], at: usize, last: u32) {
+    if let Some(tail @ [_, ..]) = places.get_mut(at..) {
+        tail.copy_within(1.., 0);
+    }
+    let [.., place] = places;
+    *place = last;
 }
 
 /// One side of a stock.
@@ -107,6 +126,13 @@ struct Side {
     root: u32,
     /// The level at the best price, kept here for those who ask for nothing else.
     best: u32,
+}
+
+/// Where a key that is not there would be entered: the leaf, none where the side is empty, and the place in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Gap {
+    leaf: u32,
+    at: usize,
 }
 
 /// Where a key is, or would go: the node and the entry at each height, from the leaf up.
@@ -135,38 +161,36 @@ impl Ladders {
         self.sides.get(side as usize).map_or(NONE, |side| side.best)
     }
 
-    /// The level with `key`.
+    /// The level with `key`, or the place where it would be entered.
     #[inline]
-    pub fn find(&self, side: u32, key: u32) -> Option<u32> {
-        let mut node = self.nodes.get(self.sides.get(side as usize)?.root)?;
+    pub fn find(&self, side: u32, key: u32) -> Result<u32, Gap> {
+        let Some((leaf, node)) = self.leaf(side, key) else { return Err(Gap { leaf: NONE, at: 0 }) };
+        let at = node.rank(key);
+        if node.holds(at, key) { Ok(node.value(at)) } else { Err(Gap { leaf, at }) }
+    }
+
+    /// The leaf where `key` is or would be. `None` where the side is empty.
+    #[inline]
+    fn leaf(&self, side: u32, key: u32) -> Option<(u32, &Node)> {
+        let mut at = self.sides.get(side as usize)?.root;
         for _ in 0..HEIGHT {
+            let node = self.nodes.get(at)?;
             if node.height == 0 {
-                let at = node.rank(key);
-                let found = at < node.len as usize && node.keys.get(at) == Some(&key);
-                return found.then(|| node.value(at));
+                return Some((at, node));
             }
-            node = self.nodes.get(node.child(key).1)?;
+            at = node.child(key).1;
         }
         None
     }
 
-    /// Enters a level whose key is not there yet. `None`, and nothing happens, where nodes are used up.
-    pub fn insert(&mut self, side: u32, key: u32, level: u32) -> Option<()> {
-        let root = self.sides.get(side as usize)?.root;
-        if root == NONE {
-            let mut leaf = EMPTY;
-            leaf.insert(0, key, level);
-            let root = self.nodes.take(leaf)?;
-            *self.sides.get_mut(side as usize)? = Side { root, best: level };
-            return Some(());
-        }
-        let path = self.path(root, key)?;
-        let &(leaf, _) = path.steps.first()?;
-        let node = self.nodes.get_mut(leaf)?;
-        let at = node.rank(key);
+    /// Enters a level where [`Ladders::find`] has not found its key. `None`, and nothing happens, where nodes are used up.
+    #[inline]
+    pub fn insert(&mut self, side: u32, gap: Gap, key: u32, level: u32) -> Option<()> {
+        let Gap { leaf, at } = gap;
+        let Some(node) = self.nodes.get_mut(leaf) else { return self.plant(side, key, level) };
         let is_best = at == 0 && node.better == NONE;
         if node.is_full() {
-            self.insert_splitting(side, &path, at, key, level)?;
+            self.insert_splitting(side, at, key, level)?;
         } else {
             node.insert(at, key, level);
         }
@@ -176,8 +200,17 @@ impl Ladders {
         Some(())
     }
 
+    /// Enters the first level of a side.
+    #[cold]
+    fn plant(&mut self, side: u32, key: u32, level: u32) -> Option<()> {
+        let side = self.sides.get_mut(side as usize)?;
+        let mut leaf = EMPTY;
+        leaf.insert(0, key, level);
+        *side = Side { root: self.nodes.take(leaf)?, best: level };
+        Some(())
+    }
+
     /// From `root` down to where `key` belongs.
-    #[inline]
     fn path(&self, root: u32, key: u32) -> Option<Path> {
         let mut path = Path { steps: [(NONE, 0); HEIGHT], root };
         let mut at = root;
@@ -195,7 +228,8 @@ impl Ladders {
 
     /// As [`Ladders::insert`] into a leaf that is full: splits it, and whatever above it is full too.
     #[cold]
-    fn insert_splitting(&mut self, side: u32, path: &Path, at: usize, key: u32, level: u32) -> Option<()> {
+    fn insert_splitting(&mut self, side: u32, at: usize, key: u32, level: u32) -> Option<()> {
+        let path = self.path(self.sides.get(side as usize)?.root, key)?;
         let full = |(node, _): &&(u32, usize)| self.nodes.get(*node).is_some_and(Node::is_full);
         let splits = path.steps.iter().take_while(full).count();
         // One more for a new root, which a tree of the greatest height cannot have.
@@ -241,13 +275,12 @@ impl Ladders {
     }
 
     /// Takes the level with `key` out.
+    #[inline]
     pub fn remove(&mut self, side: u32, key: u32) -> Option<()> {
-        let root = self.sides.get(side as usize)?.root;
-        let path = self.path(root, key)?;
-        let &(leaf, _) = path.steps.first()?;
+        let (leaf, _) = self.leaf(side, key)?;
         let node = self.nodes.get_mut(leaf)?;
         let at = node.rank(key);
-        if at >= node.len as usize || node.keys.get(at) != Some(&key) {
+        if !node.holds(at, key) {
             return None;
         }
         let (was_best, worse) = (at == 0 && node.better == NONE, node.worse);
@@ -255,7 +288,7 @@ impl Ladders {
         let (is_empty, mut next) = (node.len == 0, node.value(0));
         if is_empty {
             next = self.nodes.get(worse).map_or(NONE, |worse| worse.value(0));
-            self.prune(side, &path)?;
+            self.prune(side, key)?;
         }
         if was_best {
             self.sides.get_mut(side as usize)?.best = next;
@@ -263,9 +296,10 @@ impl Ladders {
         Some(())
     }
 
-    /// Frees the empty leaf at the end of `path`, the nodes above it that become empty with it, and a root that has one child left.
+    /// Frees the empty leaf where `key` would be, the nodes above it that become empty with it, and a root that has one child left.
     #[cold]
-    fn prune(&mut self, side: u32, path: &Path) -> Option<()> {
+    fn prune(&mut self, side: u32, key: u32) -> Option<()> {
+        let path = self.path(self.sides.get(side as usize)?.root, key)?;
         let leaf = *self.nodes.get(path.steps.first()?.0)?;
         if let Some(better) = self.nodes.get_mut(leaf.better) {
             better.worse = leaf.worse;
@@ -382,6 +416,12 @@ mod tests {
         }
     }
 
+    /// Enters a key of side 0 that is not there.
+    fn enter(ladders: &mut Ladders, key: u32, level: u32) -> Option<()> {
+        let gap = ladders.find(0, key).unwrap_err();
+        ladders.insert(0, gap, key, level)
+    }
+
     /// Runs of neighbouring keys come and go, so that nodes fill, split, empty and vanish.
     fn acts() -> impl Strategy<Value = Vec<(bool, u32)>> {
         let key = prop_oneof![0u32..400, Just(u32::MAX), any::<u32>()];
@@ -404,14 +444,14 @@ mod tests {
                 match naive.get(&key) {
                     None if insert => {
                         naive.insert(key, level);
-                        prop_assert_eq!(ladders.insert(0, key, level), Some(()));
+                        prop_assert_eq!(enter(&mut ladders, key, level), Some(()));
                     }
                     Some(_) if !insert => {
                         naive.remove(&key);
                         prop_assert_eq!(ladders.remove(0, key), Some(()));
                     }
                     found => {
-                        prop_assert_eq!(ladders.find(0, key), found.copied());
+                        prop_assert_eq!(ladders.find(0, key).ok(), found.copied());
                     }
                 }
                 prop_assert_eq!(ladders.best(0), naive.first_key_value().map_or(NONE, |(_, level)| *level));
@@ -419,7 +459,7 @@ mod tests {
             check(&ladders, 0);
             prop_assert!(ladders.levels(0).eq(naive.values().copied()));
             for (key, level) in &naive {
-                prop_assert_eq!(ladders.find(0, *key), Some(*level));
+                prop_assert_eq!(ladders.find(0, *key).ok(), Some(*level));
             }
         }
     }
@@ -427,7 +467,7 @@ mod tests {
     #[test]
     fn insert_without_nodes_left_changes_nothing() {
         let mut ladders = Ladders::new(1, 4);
-        let fits = (0..).take_while(|key| ladders.insert(0, key * 2, *key).is_some()).count() as u32;
+        let fits = (0..).take_while(|key| enter(&mut ladders, key * 2, *key).is_some()).count() as u32;
         check(&ladders, 0);
         assert!(fits > WIDTH as u32);
         assert_eq!(ladders.levels(0).count() as u32, fits);

@@ -239,12 +239,12 @@ impl Books {
     #[inline]
     fn level_at(&mut self, side: u32, price: u32) -> Option<u32> {
         let key = key_of(side, price);
-        let found = self.ladders.find(side, key);
-        if found.is_some() {
-            return found;
-        }
+        let gap = match self.ladders.find(side, key) {
+            Ok(found) => return Some(found),
+            Err(gap) => gap,
+        };
         let made = self.levels.take(Level { shares: 0, price, oldest: NONE, newest: NONE, side })?;
-        let entered = self.ladders.insert(side, key, made);
+        let entered = self.ladders.insert(side, gap, key, made);
         if entered.is_none() {
             self.levels.give(made);
         }
