@@ -1,6 +1,7 @@
 //! What the fuzz targets share.
 #![forbid(unsafe_code)]
 
+pub mod feed;
 pub mod lane;
 
 /// The fuzzer's bytes, read one after another; zeroes follow the last one. Small choices take a byte each, so that a changed byte changes one.

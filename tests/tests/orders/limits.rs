@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,12 +17,19 @@ use barewire::trade::kill::KillSwitch;
 use barewire::trade::limits::Limits;
 use barewire::trade::strategy::{Direction, Intent};
 use barewire_driver::clock::{Clock, Nanos, SimulatedClock};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::oracle::Oracle;
 
 const STOCKS: u16 = 3;
+/// Markets with limits of their own, and at most as many with each limit lifted.
+const MARKETS: u32 = 40;
+/// The trader asks for orders until here, and the market is over soon after 100 ms.
+const END_OF_ACTS: Nanos = 150_000_000;
 /// Narrow, so that random orders find each of them.
 const LIMITS: Limits = Limits {
     order_shares: 400,
@@ -50,17 +58,63 @@ struct Outcome {
     fills: u64,
 }
 
-/// Runs a market whose trader has `given` limits, and judges by [`LIMITS`].
-fn run(seed: u64, given: Limits) -> Outcome {
+/// A market of 100 ms and what happens in it.
+#[derive(Debug, Clone)]
+struct Market {
+    seed: u64,
+    /// What the trader's orders are judged by.
+    limits: Limits,
+    /// When nothing of the feed arrives.
+    dead: Range<Nanos>,
+    /// When the order sessions are reset.
+    cuts: Vec<Nanos>,
+    /// For how long the kill switch is left alone, and then pressed.
+    presses: Vec<(Nanos, Nanos)>,
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let size = (50u32..1_000, 5_000u64..80_000, 20u32..300);
+    let stock = (1u32..24, 100u32..2_000);
+    let time = (2_000u32..100_000, 1u32..16, 50_000u64..2_000_000);
+    (size, stock, time).prop_map(|(size, stock, time)| Limits {
+        order_shares: size.0,
+        order_notional: size.1 * 10_000,
+        collar_bps: size.2,
+        open_orders: stock.0,
+        position_shares: stock.1,
+        orders_per_second: time.0,
+        burst: time.1,
+        book_age: time.2,
+    })
+}
+
+fn market(limits: impl Strategy<Value = Limits>) -> impl Strategy<Value = Market> {
+    let dead = (20_000_000u64..80_000_000, 1_000_000u64..8_000_000).prop_map(|(start, length)| start..start + length);
+    let cuts = prop::collection::btree_set(2_000_000u64..95_000_000, 3..=6);
+    let presses = prop::collection::vec((100_000u64..40_000_000, 10_000u64..5_000_000), 0..8);
+    let parts = (any::<u64>(), limits, dead, cuts, presses);
+    parts.prop_map(|(seed, limits, dead, cuts, presses)| Market {
+        seed,
+        limits,
+        dead,
+        cuts: cuts.into_iter().collect(),
+        presses,
+    })
+}
+
+/// Draws the same markets every time.
+fn runner() -> TestRunner {
+    let config =
+        ProptestConfig { cases: MARKETS, failure_persistence: None, max_shrink_iters: 64, ..Default::default() };
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]))
+}
+
+/// Runs a market whose trader has `given` limits.
+fn run(market: &Market, given: Limits) -> Outcome {
+    let Market { seed, limits, dead, cuts, presses } = market.clone();
     let mut random = Pcg64Mcg::seed_from_u64(seed ^ 0x0DDE);
     const TICKS: u64 = 8_000;
     const RATE: u64 = 80_000;
-    // 100 ms of market, of which the feed is dead for 5; three to six cuts.
-    let start = random.random_range(20_000_000..80_000_000);
-    let dead = start..start + 5_000_000;
-    let mut cuts: Vec<Nanos> =
-        (0..random.random_range(3..=6)).map(|_| random.random_range(2_000_000..95_000_000)).collect();
-    cuts.sort_unstable();
     let config = Config {
         seed,
         ticks: TICKS,
@@ -75,7 +129,7 @@ fn run(seed: u64, given: Limits) -> Outcome {
     let clock = Clock::Simulated(time.clone());
     let network = Network::new(&config, &clock).unwrap();
     let shared = Arc::new(Shared::new(Progress::default(), KillSwitch::default()).unwrap());
-    let oracle = Rc::new(RefCell::new(Oracle::new(LIMITS, STOCKS, Some(dead))));
+    let oracle = Rc::new(RefCell::new(Oracle::new(limits, STOCKS, Some(dead))));
     let mut exchange = ExchangeHost::open(&config, Arc::clone(&shared), &network.side(0)).unwrap();
     let judge = Rc::clone(&oracle);
     exchange.set_witness(Box::new(move |seen| judge.borrow_mut().judge(&seen)));
@@ -84,6 +138,13 @@ fn run(seed: u64, given: Limits) -> Outcome {
     let mut outcome = Outcome::default();
     let mut live: Vec<u32> = Vec::new();
     let (mut polls, mut pressed_at, mut next_act) = (0u64, None::<u64>, 0);
+    // When the switch is pressed or reset next.
+    let spans = presses.into_iter().scan(0, |time, (rest, length)| {
+        let start = *time + rest;
+        *time = start + length;
+        Some([start, *time])
+    });
+    let mut presses = spans.flatten().peekable();
     while !shared.is_over() {
         let now = time.now();
         assert!(now < 100_000_000_000, "seed {seed}: the market does not end");
@@ -97,24 +158,25 @@ fn run(seed: u64, given: Limits) -> Outcome {
         {
             outcome.polls_to_cancel.push(polls - at);
         }
-        if now >= next_act && now < 150_000_000 {
+        if presses.next_if(|due| *due <= now).is_some() {
+            if pressed_at.is_none() {
+                outcome.presses += 1;
+                pressed_at = Some(polls);
+                oracle.borrow_mut().killed_since = Some(now);
+                shared.kill.press();
+            } else {
+                pressed_at = None;
+                oracle.borrow_mut().killed_since = None;
+                // A cancel that did not arrive yet, for the session was down, is not waited for.
+                let missing = oracle.borrow().mass_cancels.len();
+                outcome.polls_to_cancel.resize(missing, 0);
+                shared.kill.reset();
+            }
+        }
+        if now >= next_act && now < END_OF_ACTS {
             next_act = now + random.random_range(5_000..60_000);
             match random.random_range(0..100) {
-                0..2 if pressed_at.is_none() => {
-                    outcome.presses += 1;
-                    pressed_at = Some(polls);
-                    oracle.borrow_mut().killed_since = Some(now);
-                    shared.kill.press();
-                }
-                2..12 if pressed_at.is_some() => {
-                    pressed_at = None;
-                    oracle.borrow_mut().killed_since = None;
-                    // A cancel that did not arrive yet, for the session was down, is not waited for.
-                    let missing = oracle.borrow().mass_cancels.len();
-                    outcome.polls_to_cancel.resize(missing, 0);
-                    shared.kill.reset();
-                }
-                12..20 if !live.is_empty() => {
+                0..10 if !live.is_empty() => {
                     let number = live.swap_remove(random.random_range(0..live.len()));
                     // Without a session there is nothing to be cancelled.
                     let _ = trader.with_trader(now, |trader, cx| trader.cancel(cx, number));
@@ -131,8 +193,9 @@ fn run(seed: u64, given: Limits) -> Outcome {
                 }
             }
         }
-        let act = (now < 150_000_000).then_some(next_act);
-        let due = [network.next_event(), exchange.next_deadline(now), trader.next_deadline(now), act];
+        let act = (now < END_OF_ACTS).then_some(next_act);
+        let press = presses.peek().copied();
+        let due = [network.next_event(), exchange.next_deadline(now), trader.next_deadline(now), act, press];
         time.advance_to(due.into_iter().flatten().min().unwrap_or(now).max(now + 1));
     }
     assert!(matches!(trader.trader().session().phase(), Phase::Over(_)), "seed {seed}");
@@ -170,23 +233,30 @@ fn intent(random: &mut Pcg64Mcg, exchange: &Exchange) -> Intent {
 
 #[test]
 fn no_order_that_breaks_a_limit_reaches_the_exchange() {
-    const SEEDS: u64 = 40;
-    let (mut total, mut refused, mut slowest) = (Outcome::default(), BTreeSet::new(), 0);
-    for seed in 0..SEEDS {
-        let outcome = run(seed, LIMITS);
-        assert_eq!(outcome.violations, [""; 0], "seed {seed}");
-        assert_eq!(outcome.released_after_press, 0, "seed {seed}");
+    let total = RefCell::new((Outcome::default(), BTreeSet::new(), 0));
+    let judged = runner().run(&market(limits()), |market| {
+        let outcome = run(&market, market.limits);
+        prop_assert_eq!(outcome.violations, [""; 0]);
+        prop_assert_eq!(outcome.released_after_press, 0);
+        let (total, refused, slowest) = &mut *total.borrow_mut();
         refused.extend(outcome.refused);
-        slowest = outcome.polls_to_cancel.iter().copied().max().unwrap_or(0).max(slowest);
+        *slowest = outcome.polls_to_cancel.iter().copied().max().unwrap_or(0).max(*slowest);
         total.orders += outcome.orders;
         total.presses += outcome.presses;
         total.cuts += outcome.cuts;
         total.lost += outcome.lost;
         total.fills += outcome.fills;
+        Ok(())
+    });
+    if let Err(error) = judged {
+        match error {
+            TestError::Fail(reason, market) => panic!("{reason}: {market:?}"),
+            TestError::Abort(reason) => panic!("{reason}"),
+        }
     }
-    let Outcome { orders, presses, cuts, lost, fills, .. } = total;
+    let (Outcome { orders, presses, cuts, lost, fills, .. }, refused, slowest) = total.into_inner();
     println!(
-        "{SEEDS} markets: {orders} orders at the exchange, {fills} executions, {cuts} cuts, {lost} orders lost to them"
+        "{MARKETS} markets: {orders} orders at the exchange, {fills} executions, {cuts} cuts, {lost} orders lost to them"
     );
     println!(
         "kill switch: {presses} presses; orders released after one: 0; polls until all is cancelled at the exchange: at most {slowest}"
@@ -201,6 +271,7 @@ fn no_order_that_breaks_a_limit_reaches_the_exchange() {
         "position",
         "rate",
         "stale_book",
+        "halted",
         "self_match",
         "killed",
         "no_session",
@@ -222,7 +293,9 @@ fn limit_that_is_lifted_is_missed_at_the_exchange() {
         ("stale_book", Limits { book_age: Nanos::MAX, ..LIMITS }),
     ];
     for (name, limits) in lifted {
-        let seen = (0..40).any(|seed| run(seed, limits).violations.contains(&name));
+        let (mut runner, market) = (runner(), market(Just(LIMITS)));
+        let mut draw = || market.new_tree(&mut runner).unwrap().current();
+        let seen = (0..MARKETS).any(|_| run(&draw(), limits).violations.contains(&name));
         assert!(seen, "the oracle does not see orders that break {name}");
     }
 }

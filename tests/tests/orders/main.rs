@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod captures;
+mod doctored;
+mod gaps;
 mod limits;
 mod oracle;

@@ -31,9 +31,9 @@ pub struct Oracle {
     quotes: Vec<VecDeque<Quote>>,
     halted_since: BTreeMap<u16, Nanos>,
     /// When nothing of the feed arrived.
-    dead: Option<Range<Nanos>>,
+    pub dead: Option<Range<Nanos>>,
     /// When orders arrived.
-    arrivals: VecDeque<Nanos>,
+    arrivals: Vec<Nanos>,
     /// Since when the kill switch is pressed.
     pub killed_since: Option<Nanos>,
     /// When the cancel of all orders arrived.
@@ -52,7 +52,7 @@ impl Oracle {
             quotes: vec![VecDeque::new(); usize::from(stocks)],
             halted_since: BTreeMap::new(),
             dead,
-            arrivals: VecDeque::new(),
+            arrivals: Vec::new(),
             killed_since: None,
             mass_cancels: Vec::new(),
             orders: 0,
@@ -142,14 +142,12 @@ impl Oracle {
             Side::Sell => bound(true).is_none_or(|middle| u64::from(price) * COLLAR_UNIT < middle * (10_000 - bps)),
         };
         found(outside, "collar");
-        self.arrivals.push_back(now);
-        if self.arrivals.len() > limits.burst as usize + 1 {
-            self.arrivals.pop_front();
-        }
-        // One order more than a burst takes at least an interval longer.
+        self.arrivals.push(now);
+        // In any span there is a burst, and an order for each interval.
         let interval = 1_000_000_000 / u64::from(limits.orders_per_second);
-        let first = self.arrivals.front().copied().unwrap_or(now);
-        let is_too_fast = self.arrivals.len() > limits.burst as usize && now - first + TRANSIT < interval;
+        let is_too_fast = (1..).zip(self.arrivals.iter().rev()).any(|(count, first): (u64, &Nanos)| {
+            count > u64::from(limits.burst) + (now.saturating_sub(*first) + TRANSIT) / interval
+        });
         if is_too_fast {
             self.violations.insert("rate");
         }

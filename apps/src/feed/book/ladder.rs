@@ -146,13 +146,20 @@ struct Path {
 #[derive(Debug)]
 pub struct Ladders {
     sides: HugeSlice<Side>,
+    /// Sides that ever had a level, and those before them.
+    used: u32,
     nodes: Slab<Node>,
 }
 
 impl Ladders {
     /// Room for `nodes` nodes over `sides` sides.
     pub fn new(sides: usize, nodes: u32) -> Self {
-        Self { sides: HugeSlice::new(sides, Side { root: NONE, best: NONE }), nodes: Slab::new(nodes, EMPTY) }
+        Self { sides: HugeSlice::new(sides, Side { root: NONE, best: NONE }), used: 0, nodes: Slab::new(nodes, EMPTY) }
+    }
+
+    /// The sides that have levels.
+    pub fn sides(&self) -> impl Iterator<Item = u32> {
+        (0..self.used).filter(|side| self.best(*side) != NONE)
     }
 
     /// The best level of a side.
@@ -203,10 +210,11 @@ impl Ladders {
     /// Enters the first level of a side.
     #[cold]
     fn plant(&mut self, side: u32, key: u32, level: u32) -> Option<()> {
-        let side = self.sides.get_mut(side as usize)?;
+        let planted = self.sides.get_mut(side as usize)?;
         let mut leaf = EMPTY;
         leaf.insert(0, key, level);
-        *side = Side { root: self.nodes.take(leaf)?, best: level };
+        *planted = Side { root: self.nodes.take(leaf)?, best: level };
+        self.used = self.used.max(side.wrapping_add(1));
         Some(())
     }
 

@@ -186,7 +186,7 @@ impl Books {
     /// The digest of all books.
     pub fn digest(&self) -> Digest {
         let mut digest = Digest::default();
-        for at in (0..SIDES).filter(|side| self.ladders.best(*side) != NONE) {
+        for at in self.ladders.sides() {
             let (locate, side) = (locate_of(at), if at & 1 == 1 { Side::Sell } else { Side::Buy });
             for level in self.levels_of(at) {
                 let oldest = self.orders.get(level.oldest);

@@ -2,6 +2,8 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
+
 use barewire::exchange::{Exchange, Outlet};
 use barewire::feed::book::{Books, Capacity};
 use barewire::feed::itch::Message;
@@ -9,10 +11,15 @@ use barewire::order::gateway::AccountId;
 use barewire::order::ouch::{Appendage, Inbound, Outbound};
 use libfuzzer_sys::fuzz_target;
 
-/// Builds books from the feed, and reads every answer.
-struct Listener(Books);
+thread_local! {
+    /// Empty before and after every input.
+    static BOOKS: RefCell<Books> = RefCell::new(Books::new(Capacity { orders: 4096 }));
+}
 
-impl Outlet for Listener {
+/// Builds books from the feed, and reads every answer.
+struct Listener<'a>(&'a mut Books);
+
+impl Outlet for Listener<'_> {
     fn feed(&mut self, message: &[u8]) {
         self.0.apply(&Message::parse(message).expect("the exchange says what is no ITCH"));
     }
@@ -20,6 +27,19 @@ impl Outlet for Listener {
     fn client(&mut self, _: AccountId, message: &[u8]) {
         Outbound::parse(message).expect("the exchange says what is no OUCH");
     }
+}
+
+/// Takes the orders of the exchange out of the books.
+fn clear(books: &mut Books, exchange: &Exchange) {
+    exchange.snapshot(0, &mut |bytes| {
+        if let Ok(Message::AddOrder(order)) = Message::parse(bytes) {
+            let mut delete = [0; 19];
+            delete[0] = b'D';
+            delete[11..].copy_from_slice(&order.order_reference_number.get().to_be_bytes());
+            books.apply(&Message::parse(&delete).expect("a message of ITCH"));
+        }
+    });
+    assert_eq!(books.live_orders(), 0);
 }
 
 /// The options, written one by one, are what they were.
@@ -43,8 +63,12 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(appendage) = Appendage::parse(data) {
         rewrite(appendage);
     }
-    // The same bytes as messages of two clients, each with its length before it.
-    let (mut exchange, mut listener) = (Exchange::new(1, 2, 2), Listener(Books::new(Capacity { orders: 4096 })));
+    BOOKS.with_borrow_mut(|books| trade(data, books));
+});
+
+/// The same bytes as messages of two clients, each with its length before it.
+fn trade(data: &[u8], books: &mut Books) {
+    let (mut exchange, mut listener) = (Exchange::new(1, 2, 2), Listener(books));
     exchange.start(0, &mut listener);
     let (mut rest, mut now) = (data, 0);
     while let Some((head, after)) = rest.split_first_chunk::<2>() {
@@ -63,4 +87,5 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     assert_eq!(listener.0.digest(), exchange.digest());
-});
+    clear(listener.0, &exchange);
+}
