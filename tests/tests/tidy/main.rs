@@ -34,6 +34,7 @@ const REAL_CLOCKS: &[&str] = &[
     "driver/src/clock.rs",
     "driver/src/mmio.rs",
     "driver/src/bus/vfio_user/socket.rs",
+    "apps/src/market/processes/supervisor.rs",
     "apps/src/market/run.rs",
     "qemu/src/qtest/mod.rs",
 ];
@@ -75,12 +76,16 @@ const HOT: &[(&str, &[&str])] = &[
     ("apps/src/feed/window.rs", &[]),
     ("apps/src/order/ouch/appendage.rs", &[]),
     ("apps/src/order/ouch/mod.rs", &[]),
+    ("apps/src/trade/earlier.rs", &[]),
     ("apps/src/trade/entry.rs", &[]),
     ("apps/src/trade/limits.rs", &[]),
+    ("apps/src/trade/link.rs", &[]),
     ("apps/src/trade/orders.rs", &[]),
     ("apps/src/trade/packet.rs", &[]),
+    ("apps/src/trade/risk.rs", &[]),
     ("apps/src/trade/strategy.rs", &[]),
     ("apps/src/trade/trader.rs", &[]),
+    ("apps/src/trade/view.rs", &[]),
 ];
 
 /// Of our crates, which may depend on which.
