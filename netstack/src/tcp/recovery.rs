@@ -4,7 +4,7 @@
 use barewire_driver::TxQueue;
 use barewire_driver::clock::Nanos;
 
-use super::options::Block;
+use super::options::{Block, Options};
 use super::report::{TcpEnd, TcpHappening};
 use super::seq::Seq;
 use super::session::{Flags, Marks, NEVER, Sent, Session, Shared, Waiting, Work};
@@ -143,7 +143,7 @@ impl Session {
             self.measured(w.now, sent_at);
         }
         if self.snd_una != ack {
-            return self.acknowledge(w, ack);
+            return self.acknowledge(w, ack, None);
         }
         self.cold.stalled_since = w.now;
         if self.flags.contains(Flags::CONGESTION) {
@@ -152,13 +152,15 @@ impl Session {
         self.expect_next(w);
     }
 
-    /// Takes in that everything before `ack`, which is beyond SND.UNA, has arrived.
+    /// Takes in that everything before `ack`, which is beyond SND.UNA, has arrived; `echo` is the timestamp that it answers.
     #[cold]
-    pub fn acknowledge<T>(&mut self, w: &mut Work<'_, T>, ack: Seq) {
+    pub fn acknowledge<T>(&mut self, w: &mut Work<'_, T>, ack: Seq, echo: Option<u32>) {
         let acked = ack.since(self.snd_una);
         self.snd_una = ack;
         let was_in_flight = self.in_flight;
         let mut sample = None;
+        // What arrived with a segment that was sent again may have waited for it: only that segment's own time counts, where a timestamp tells it.
+        let (mut is_repaired, mut repaired) = (false, None);
         let arrived =
             |sent: &Sent| (!sent.end().after(ack)).then_some((sent.sent_at, sent.end(), sent.marks, sent.len()));
         while let Some((sent_at, end, marks, len)) = w.lane.sent.pop_if(&mut self.sent_first, arrived) {
@@ -167,14 +169,17 @@ impl Session {
             } else {
                 self.in_flight = self.in_flight.wrapping_sub(len);
             }
-            if !marks.intersects(Marks::SACKED | Marks::RESENT) {
+            if marks.contains(Marks::RESENT) {
+                is_repaired = true;
+                repaired = Some(sent_at).filter(|at| echo == Some(self.timestamp(*at))).or(repaired);
+            } else if !marks.contains(Marks::SACKED) {
                 sample = Some(sent_at);
             }
             if !marks.contains(Marks::SACKED) {
                 self.delivered(w.now, sent_at, end, marks.contains(Marks::RESENT));
             }
         }
-        if let Some(sent_at) = sample {
+        if let Some(sent_at) = if is_repaired { repaired } else { sample } {
             self.measured(w.now, sent_at);
         }
         self.cold.stalled_since = w.now;
@@ -210,7 +215,7 @@ impl Session {
         self.arm(w.lane, self.cold.rtx_due);
     }
 
-    /// A segment that was sent once, at `sent_at`, has arrived (MUST-18). Only that ends the back-off (RFC 6298, 5).
+    /// The segment that was sent at `sent_at` is answered, and no other transmission of it (MUST-18). Only that ends the back-off (RFC 6298, 5).
     #[inline]
     fn measured(&mut self, now: Nanos, sent_at: Nanos) {
         self.cold.rtt.sample(now.saturating_sub(sent_at), &self.cold.options);
@@ -308,10 +313,10 @@ impl Session {
 
     /// An acknowledgement that is not the predicted one. `repeats` says that it acknowledges what the last one did, changes nothing else, and has
     /// no text: while something is outstanding, a duplicate acknowledgement (RFC 5681, 2).
-    pub fn reconsider<T: TxQueue>(&mut self, w: &mut Work<'_, T>, ack: Seq, sack: &[Block], repeats: bool) {
-        let advances = ack.after(self.snd_una);
+    pub fn reconsider<T: TxQueue>(&mut self, w: &mut Work<'_, T>, ack: Seq, options: &Options, repeats: bool) {
+        let (advances, sack) = (ack.after(self.snd_una), &options.sack[..]);
         if advances {
-            self.acknowledge(w, ack);
+            self.acknowledge(w, ack, options.timestamps.map(|(_, echo)| echo));
             self.cold.recovery.dup_acks = 0;
         }
         let dsack = self.take_blocks(w, ack, sack);
@@ -337,7 +342,7 @@ impl Session {
         if !self.flags.contains(Flags::SACK) {
             return false;
         }
-        let mut twice = false;
+        let (mut twice, mut newest) = (false, None);
         for (index, &(start, end)) in sack.iter().enumerate() {
             let within = |other: &Block| !start.before(other.0) && !end.after(other.1);
             if !start.before(end) || end.after(self.snd_nxt) || start.before(self.snd_una - self.cold.max_wnd) {
@@ -349,8 +354,12 @@ impl Session {
                 continue;
             }
             if !start.before(self.snd_una) {
-                self.mark_sacked(w, (start, end));
+                self.mark_sacked(w, (start, end), &mut newest);
             }
+        }
+        // Of what is told only now, the rest may have been told before by an acknowledgement that was lost.
+        if let Some((sent_at, false)) = newest {
+            self.measured(w.now, sent_at);
         }
         if twice {
             self.widen_reordering();
@@ -358,7 +367,8 @@ impl Session {
         twice
     }
 
-    fn mark_sacked<T>(&mut self, w: &mut Work<'_, T>, (start, end): Block) {
+    /// Marks what a block covers. `newest`: when the last of it was sent that had not been marked, and whether that was again.
+    fn mark_sacked<T>(&mut self, w: &mut Work<'_, T>, (start, end): Block, newest: &mut Option<(Nanos, bool)>) {
         let mut link = self.sent_first;
         while let Some(sent) = w.lane.sent.get_mut(link) {
             if !sent.seq.before(end) {
@@ -373,9 +383,7 @@ impl Session {
                     self.in_flight = self.in_flight.wrapping_sub(len);
                 }
                 self.cold.recovery.sacked += 1;
-                if !marks.contains(Marks::RESENT) {
-                    self.measured(w.now, sent_at);
-                }
+                *newest = (*newest).max(Some((sent_at, marks.contains(Marks::RESENT))));
                 self.delivered(w.now, sent_at, last, marks.contains(Marks::RESENT));
             }
             link = w.lane.sent.next(link);

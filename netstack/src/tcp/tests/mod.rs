@@ -5,6 +5,7 @@ mod blind;
 mod busy;
 mod check;
 mod close;
+mod goodput;
 mod listeners;
 mod loss;
 mod network;
