@@ -27,6 +27,21 @@ const RTO_AFTER_SYN: Nanos = 3 * SECOND;
 /// Recoveries for which a wider reordering window lasts (RFC 8985, 6.2, step 4).
 const REORDERING_PERSISTS: u8 = 16;
 
+/// Bytes that an acknowledgement adds to the window in slow start, at most, in segments (RFC 9406, 4.2: L without pacing).
+const SLOW_START_LIMIT: u32 = 8;
+
+/// A reduction of the window that may have been needless.
+#[derive(Debug, Clone, Copy)]
+struct Reduction {
+    /// Window and threshold before it.
+    cwnd: u32,
+    ssthresh: u32,
+    /// SND.UNA then.
+    from: Seq,
+    /// Segments sent again that the peer has not told to have had already.
+    resent: u32,
+}
+
 /// What is known about loss on a session.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Recovery {
@@ -36,6 +51,8 @@ pub(super) struct Recovery {
     point: Option<Seq>,
     /// It was begun by the time-out.
     by_timeout: bool,
+    /// The last reduction of the window, as long as everything that was sent again for it may turn out to have been needless.
+    reduction: Option<Reduction>,
     dup_acks: u32,
     sacked: u32,
     lost: u32,
@@ -67,6 +84,7 @@ impl Recovery {
             ssthresh: u32::MAX,
             point: None,
             by_timeout: false,
+            reduction: None,
             dup_acks: 0,
             sacked: 0,
             lost: 0,
@@ -160,7 +178,7 @@ impl Session {
         let was_in_flight = self.in_flight;
         let mut sample = None;
         // What arrived with a segment that was sent again may have waited for it: only that segment's own time counts, where a timestamp tells it.
-        let (mut is_repaired, mut repaired) = (false, None);
+        let (mut is_repaired, mut repaired, mut needless) = (false, None, false);
         let arrived =
             |sent: &Sent| (!sent.end().after(ack)).then_some((sent.sent_at, sent.end(), sent.marks, sent.len()));
         while let Some((sent_at, end, marks, len)) = w.lane.sent.pop_if(&mut self.sent_first, arrived) {
@@ -171,7 +189,10 @@ impl Session {
             }
             if marks.contains(Marks::RESENT) {
                 is_repaired = true;
-                repaired = Some(sent_at).filter(|at| echo == Some(self.timestamp(*at))).or(repaired);
+                let clock = self.timestamp(sent_at);
+                repaired = Some(sent_at).filter(|_| echo == Some(clock)).or(repaired);
+                // What answers an earlier transmission has found the segment there before it was sent again (RFC 3522, 3.2).
+                needless |= echo.is_some_and(|echo| (echo.wrapping_sub(clock) as i32) < 0);
             } else if !marks.contains(Marks::SACKED) {
                 sample = Some(sent_at);
             }
@@ -181,6 +202,11 @@ impl Session {
         }
         if let Some(sent_at) = if is_repaired { repaired } else { sample } {
             self.measured(w.now, sent_at);
+        }
+        if needless {
+            // One proof is enough (RFC 4015, 3): what overtook this one made the others look lost.
+            self.was_needless(w, u32::MAX);
+            self.widen_reordering();
         }
         self.cold.stalled_since = w.now;
         if self.flags.contains(Flags::CONGESTION) {
@@ -237,7 +263,9 @@ impl Session {
             return;
         }
         let more = if self.cwnd < recovery.ssthresh {
-            acked.min(mss)
+            // After a time-out an acknowledgement may cover what arrived long ago (RFC 3465, 2.3).
+            let most = if recovery.by_timeout { mss } else { SLOW_START_LIMIT * mss };
+            acked.min(most).min(recovery.ssthresh - self.cwnd)
         } else {
             (u64::from(mss) * u64::from(acked.min(self.cwnd)) / u64::from(self.cwnd.max(1))).max(1) as u32
         };
@@ -351,6 +379,9 @@ impl Session {
             }
             if index == 0 && (!end.after(ack) || sack.get(1).is_some_and(within)) {
                 twice = true;
+                if self.cold.recovery.reduction.is_some_and(|reduction| !start.before(reduction.from)) {
+                    self.was_needless(w, end.since(start).div_ceil(u32::from(self.mss).max(1)));
+                }
                 continue;
             }
             if !start.before(self.snd_una) {
@@ -397,6 +428,20 @@ impl Session {
             recovery.dsack_round = Some(self.snd_nxt);
             recovery.reordering_factor = recovery.reordering_factor.saturating_add(1);
             recovery.reordering_persists = REORDERING_PERSISTS;
+        }
+    }
+
+    /// The peer had some of what was sent again already. When that is so of all of it nothing was lost, and the window becomes what it was
+    /// (RFC 3708, 3.3; RFC 4015, 3.2).
+    fn was_needless<T>(&mut self, w: &mut Work<'_, T>, segments: u32) {
+        let recovery = &mut self.cold.recovery;
+        let Some(reduction) = recovery.reduction.as_mut().filter(|reduction| reduction.resent > 0) else { return };
+        reduction.resent = reduction.resent.saturating_sub(segments);
+        if reduction.resent == 0 {
+            self.cwnd = self.cwnd.max(reduction.cwnd);
+            recovery.ssthresh = recovery.ssthresh.max(reduction.ssthresh);
+            (recovery.point, recovery.reduction) = (None, None);
+            self.cold.log.note(w.now, TcpHappening::Recovered);
         }
     }
 
@@ -494,6 +539,8 @@ impl Session {
         }
         let begins = self.cold.recovery.lost > lost && self.cold.recovery.point.is_none();
         if begins {
+            let (cwnd, ssthresh, from) = (self.cwnd, self.cold.recovery.ssthresh, self.snd_una);
+            self.cold.recovery.reduction = Some(Reduction { cwnd, ssthresh, from, resent: 0 });
             self.reduce(w, self.snd_nxt.since(self.snd_una));
             self.cwnd = self.cold.recovery.ssthresh;
             self.cold.recovery.point = Some(self.snd_nxt);
@@ -526,6 +573,9 @@ impl Session {
                     (stats.timeout, session.timeout) = (stats.timeout + 1, session.timeout + 1);
                 } else {
                     (stats.recovery, session.recovery) = (stats.recovery + 1, session.recovery + 1);
+                    if let Some(reduction) = &mut self.cold.recovery.reduction {
+                        reduction.resent += 1;
+                    }
                 }
             }
             link = next;
@@ -628,7 +678,7 @@ impl Session {
         }
         self.cwnd = self.mss.into();
         let recovery = &mut self.cold.recovery;
-        (recovery.point, recovery.by_timeout) = (Some(self.snd_nxt), true);
+        (recovery.point, recovery.by_timeout, recovery.reduction) = (Some(self.snd_nxt), true, None);
         (recovery.dup_acks, recovery.probe) = (0, None);
         self.wait_for_timeout(w);
         self.resend_lost(w, true);

@@ -119,11 +119,11 @@ fn congestion_window_grows_by_the_book() {
     assert_eq!(peer.write(20_000), Ok(10_000));
     peer.send("A 1 ack 1001");
     assert_eq!(peer.report().congestion_window, Some(11_000));
-    peer.send("A 1 ack 6001");
-    assert_eq!(peer.report().congestion_window, Some(12_000));
+    peer.send("A 1 ack 10001");
+    assert_eq!(peer.report().congestion_window, Some(19_000));
     peer.write(20_000).unwrap();
-    peer.send("A 1 ack 6101");
-    assert_eq!(peer.report().congestion_window, Some(12_100));
+    peer.send("A 1 ack 10101");
+    assert_eq!(peer.report().congestion_window, Some(19_100));
     // Little is on its way: nothing is learned.
     peer.send("A 1 ack 10001");
     peer.send("A 1 ack 17901");

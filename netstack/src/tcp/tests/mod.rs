@@ -8,6 +8,7 @@ mod close;
 mod goodput;
 mod listeners;
 mod loss;
+mod needless;
 mod network;
 mod options;
 mod pair;
