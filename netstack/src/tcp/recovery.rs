@@ -53,6 +53,8 @@ pub(super) struct Recovery {
     by_timeout: bool,
     /// The last reduction of the window, as long as everything that was sent again for it may turn out to have been needless.
     reduction: Option<Reduction>,
+    /// What was sent before this was sent while the window was in use, however much of it several acknowledgements in a row have taken since.
+    full_until: Seq,
     dup_acks: u32,
     sacked: u32,
     lost: u32,
@@ -85,6 +87,7 @@ impl Recovery {
             point: None,
             by_timeout: false,
             reduction: None,
+            full_until: iss,
             dup_acks: 0,
             sacked: 0,
             lost: 0,
@@ -258,8 +261,13 @@ impl Session {
     /// Slow start and congestion avoidance (RFC 5681, 3.1: MUST-19), only where the window was in use (RFC 7661).
     #[inline]
     fn grow(&mut self, acked: u32, was_in_flight: u32) {
-        let (mss, recovery) = (u32::from(self.mss), &self.cold.recovery);
-        if (recovery.point.is_some() && !recovery.by_timeout) || was_in_flight + 2 * mss < self.cwnd {
+        let (mss, recovery) = (u32::from(self.mss), &mut self.cold.recovery);
+        if was_in_flight + 2 * mss >= self.cwnd {
+            recovery.full_until = self.snd_nxt;
+        } else if self.snd_una.after(recovery.full_until) {
+            return;
+        }
+        if recovery.point.is_some() && !recovery.by_timeout {
             return;
         }
         let more = if self.cwnd < recovery.ssthresh {

@@ -155,6 +155,21 @@ fn congestion_window_grows_by_the_book() {
     peer.finish();
 }
 
+/// Acknowledgements that come in a row, before the user can send more, open the window as if he had sent in between.
+#[test]
+fn acknowledgements_in_a_row_all_open_the_window() {
+    let mut peer = connected(&TcpOptions::default(), NO_SACK);
+    assert_eq!(peer.write(20_000), Ok(10_000));
+    let acks: Vec<_> = (1..=5).map(|ack| format!("A 1 ack {}", ack * 2000 + 1)).collect();
+    peer.send_all(&acks.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(peer.report().congestion_window, Some(20_000));
+    // What is sent then and leaves room opens nothing.
+    peer.write(10_000).unwrap();
+    peer.send("A 1 ack 20001");
+    assert_eq!(peer.report().congestion_window, Some(20_000));
+    peer.finish();
+}
+
 /// Off where nobody else is in the way: the peer's window is the only one.
 #[test]
 fn without_congestion_control_the_peers_window_is_the_limit() {
