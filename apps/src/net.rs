@@ -161,7 +161,8 @@ pub fn ping(args: &PingArgs, out: &mut impl Write) -> Result<(), Error> {
 /// Waits for a TCP connection and serves it.
 pub fn listen(args: &ListenArgs, out: &mut impl Write) -> Result<(), Error> {
     let here = SocketAddrV4::new(args.net.ip.0, args.at);
-    let plan = tcp::Plan { role: args.role, bytes: args.bytes, size: args.size, lane: args.tcp.into() };
+    let plan =
+        tcp::Plan { role: args.role, bytes: args.bytes, size: args.size, window: args.window, lane: args.tcp.into() };
     let near = tcp::Transfer::listen(here, plan)?;
     let activity = tcp::Transfer::connect(here, plan.other())?;
     let far = Far { ip: neighbour(&args.net), lasts: true, activity };
@@ -170,7 +171,8 @@ pub fn listen(args: &ListenArgs, out: &mut impl Write) -> Result<(), Error> {
 
 /// Opens a TCP connection and uses it.
 pub fn connect(args: &ConnectArgs, out: &mut impl Write) -> Result<(), Error> {
-    let plan = tcp::Plan { role: args.role, bytes: args.bytes, size: args.size, lane: args.tcp.into() };
+    let plan =
+        tcp::Plan { role: args.role, bytes: args.bytes, size: args.size, window: args.window, lane: args.tcp.into() };
     let near = tcp::Transfer::connect(args.peer, plan)?;
     let activity = tcp::Transfer::listen(args.peer, plan.other())?;
     let far = Far { ip: *args.peer.ip(), lasts: true, activity };

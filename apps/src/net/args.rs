@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use barewire_netstack::Lane;
 use barewire_netstack::placement::Idle;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, value_parser};
 
 use crate::port::PortUri;
 
@@ -134,6 +134,9 @@ pub struct ListenArgs {
     /// Who carries the connection.
     #[arg(long, value_name = "LANE", default_value = "express")]
     pub tcp: TcpLane,
+    /// Bytes that may be on their way, each: a path's rate times its round trip, for as much can pass in a round trip.
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 10, value_parser = value_parser!(u32).range(4096..=64 << 20))]
+    pub window: u32,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub net: NetArgs,
@@ -174,6 +177,9 @@ pub struct ConnectArgs {
     /// Who carries the connection.
     #[arg(long, value_name = "LANE", default_value = "express")]
     pub tcp: TcpLane,
+    /// Bytes that may be on their way, each: a path's rate times its round trip, for as much can pass in a round trip.
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 10, value_parser = value_parser!(u32).range(4096..=64 << 20))]
+    pub window: u32,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub net: NetArgs,

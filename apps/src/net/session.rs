@@ -27,6 +27,11 @@ const LINK_WAIT: Nanos = 15 * SECOND;
 
 /// What is done on a port. Protocol side only: it sees the stack and the time, no clock and no driver.
 pub(super) trait Activity {
+    /// Frames that it keeps, and that it has on their way, at most: buffers beyond those of the rings.
+    fn frames(&self) -> u32 {
+        256
+    }
+
     /// Begins.
     fn start<T: TxQueue>(&mut self, cx: &mut Context<T>, identity: &Identity) -> Result<(), Error>;
 

@@ -26,6 +26,8 @@ const STALL: Nanos = 60 * SECOND;
 const CLOSE_WAIT: Nanos = SECOND;
 /// Bytes that a source hands over at a time, and that an echo holds at most.
 const CHUNK: usize = 16 << 10;
+/// A window is to hold as many segments of so many bytes; there are larger ones.
+const SMALL_SEGMENT: u32 = 1024;
 
 #[derive(Debug, Clone, Copy)]
 enum Side {
@@ -63,6 +65,8 @@ pub(super) struct Plan {
     pub bytes: u64,
     /// Bytes of a message for echo.
     pub size: u16,
+    /// Bytes that may be on their way, each way.
+    pub window: u32,
     pub lane: Lane,
 }
 
@@ -74,8 +78,8 @@ impl Plan {
 }
 
 /// Files rather than orders: a window for a path with some delay.
-fn options() -> TcpOptions {
-    TcpOptions { receive_window: 256 << 10, timestamps: true, ..TcpOptions::default() }
+fn options(receive_window: u32) -> TcpOptions {
+    TcpOptions { receive_window, timestamps: true, ..TcpOptions::default() }
 }
 
 /// A connection and what is done with it.
@@ -88,6 +92,7 @@ pub(super) struct Transfer {
     wanted: u64,
     /// Bytes of a message for echo.
     size: usize,
+    window: u32,
     random: Pcg64Mcg,
     lane: Lane,
     listener: Option<ListenerId>,
@@ -118,7 +123,7 @@ impl Transfer {
     }
 
     fn new(side: Side, address: SocketAddrV4, plan: Plan) -> Result<Self, Error> {
-        let Plan { role, bytes: wanted, size, lane } = plan;
+        let Plan { role, bytes: wanted, size, window, lane } = plan;
         let size = usize::from(size);
         if !(1..=CHUNK).contains(&size) {
             return Err(Error::Input { what: "--size", allowed: "takes 1 to 16384 bytes" });
@@ -129,6 +134,7 @@ impl Transfer {
             role,
             wanted,
             size,
+            window,
             random: Pcg64Mcg::seed_from_u64(wanted),
             lane,
             listener: None,
@@ -240,11 +246,16 @@ impl Transfer {
 }
 
 impl Activity for Transfer {
+    fn frames(&self) -> u32 {
+        self.window / SMALL_SEGMENT
+    }
+
     fn start<T: TxQueue>(&mut self, cx: &mut Context<T>, _: &Identity) -> Result<(), Error> {
         self.moved.0 = cx.now();
+        let options = options(self.window);
         match self.side {
-            Side::Listen => self.listener = Some(cx.tcp_listen(self.lane, self.address.port(), &options())?),
-            Side::Connect => self.id = Some(cx.tcp_connect(self.lane, self.address, &options())?),
+            Side::Listen => self.listener = Some(cx.tcp_listen(self.lane, self.address.port(), &options)?),
+            Side::Connect => self.id = Some(cx.tcp_connect(self.lane, self.address, &options)?),
         }
         Ok(())
     }

@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use barewire_driver::MacAddress;
 use barewire_driver::bus::Bus;
 use barewire_driver::bus::model::ModelBus;
 use barewire_driver::clock::{Clock, Nanos, epoch};
+use barewire_driver::{MacAddress, PortConfig};
 use barewire_models::wire::{Delivery, Wire, WireConfig};
 use barewire_models::{Ixgbe82599, PortId};
+use barewire_netstack::TcpConfig;
 use serde_json::{Map, Value, json};
 
 use super::Error;
@@ -56,10 +57,14 @@ pub(super) fn run<A: Activity, B: Activity + Send>(
     }
     let clock = Clock::calibrated();
     let since_1970 = epoch(&clock);
+    let frames = near.frames();
+    let mut port = net.port.clone();
+    (port.config.kept_frames, port.config.retained_frames) = (frames, frames);
     let setup = Setup {
         name: net.port.place.to_string(),
         identity: barewire_netstack::Config {
             gateway: net.gateway,
+            tcp: TcpConfig { sent_segments: frames, kept_segments: frames, ..TcpConfig::default() },
             ..barewire_netstack::Config::new(MACS[0], net.ip.0, net.ip.1, since_1970)
         },
         idle: net.idle.into(),
@@ -71,16 +76,16 @@ pub(super) fn run<A: Activity, B: Activity + Send>(
         up: matches!(net.port.place, Place::Model).then(Arc::default),
     };
     let session = Session { setup: setup.clone(), activity: near };
-    let ended = match net.port.reach()? {
-        Reached::Trial => return on_models(net, &setup, session, far),
-        Reached::Device(bus) => port::open(bus, net.port.config, session)??,
+    let ended = match port.reach()? {
+        Reached::Trial => return on_models(port.config, &setup, session, far),
+        Reached::Device(bus) => port::open(bus, port.config, session)??,
         Reached::Tap(port) => session.with(port)?,
     };
     Ok(outcome(&setup, ended))
 }
 
 fn on_models<A: Activity, B: Activity + Send>(
-    net: &NetArgs,
+    config: PortConfig,
     setup: &Setup,
     near: Session<A>,
     far: Far<B>,
@@ -100,7 +105,7 @@ fn on_models<A: Activity, B: Activity + Send>(
     other.stop.partner = Arc::default();
     (other.name, other.measure) = (format!("{} (far end)", setup.name), false);
     let partner = Arc::clone(&other.stop.partner);
-    let (near_bus, far_bus, config) = (bus(a), bus(b), net.port.config);
+    let (near_bus, far_bus) = (bus(a), bus(b));
     thread::scope(|scope| {
         let session = Session { setup: other.clone(), activity: far.activity };
         let theirs = scope.spawn(move || port::open(far_bus, config, session)?);

@@ -478,7 +478,7 @@ impl Session {
             }
         }
         // One that is older than the last may still bring blocks.
-        self.reconsider(w, ack.max(self.snd_una), &options.sack, repeats);
+        self.reconsider(w, ack.max(self.snd_una), options, repeats);
         // Nothing is sent after a FIN, so our FIN is acknowledged when everything is.
         if self.snd_una == self.snd_nxt && self.state.after(Cause::AckOfFin).is_some() {
             self.step(w, Cause::AckOfFin);

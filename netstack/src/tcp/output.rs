@@ -1,5 +1,6 @@
 //! How a session sends: data behind prepared headers, acknowledgements, FIN, and segments once more.
 
+use barewire_driver::clock::Nanos;
 use barewire_driver::pool::{BUFFER_LEN, Buffer};
 use barewire_driver::{ChecksumOffload, MacAddress, TxMeta, TxQueue};
 
@@ -110,9 +111,9 @@ impl Session {
         (told >> self.rcv_shift).min(0xFFFF) as u16
     }
 
-    /// A number of our clock for timestamps: milliseconds, from an offset of the connection's own (RFC 7323, 5.4 and 7.1).
-    pub(super) fn timestamp<T>(&self, w: &Work<'_, T>) -> u32 {
-        ((w.now / 1_000_000) as u32).wrapping_add(self.cold.ts_offset)
+    /// What our clock for timestamps says at a time: milliseconds, from an offset of the connection's own (RFC 7323, 5.4 and 7.1).
+    pub(super) fn timestamp(&self, at: Nanos) -> u32 {
+        ((at / 1_000_000) as u32).wrapping_add(self.cold.ts_offset)
     }
 
     /// The headers that all segments of the session share, at the front of a fresh buffer.
@@ -142,7 +143,7 @@ impl Session {
 
     #[cold]
     fn fill_timestamps<T>(&self, w: &Work<'_, T>, buffer: &mut Buffer) {
-        let timestamps = Some((self.timestamp(w), self.cold.ts_recent));
+        let timestamps = Some((self.timestamp(w.now), self.cold.ts_recent));
         let bytes = Options { timestamps, ..Options::default() }.write();
         if let Some(place) = buffer.get_mut(HEADERS..HEADERS + bytes.len()) {
             place.copy_from_slice(&bytes);
@@ -312,7 +313,7 @@ impl Session {
     pub fn send_ack_at<T: TxQueue>(&mut self, w: &mut Work<'_, T>, seq: Seq) -> bool {
         let mut options = Options::default();
         if self.flags.contains(Flags::TIMESTAMPS) {
-            options.timestamps = Some((self.timestamp(w), self.cold.ts_recent));
+            options.timestamps = Some((self.timestamp(w.now), self.cold.ts_recent));
         }
         if self.flags.contains(Flags::SACK) && (self.cold.out_of_order > 0 || self.cold.twice.is_some()) {
             options.sack = self.blocks(w.lane);
@@ -344,7 +345,7 @@ impl Session {
             // An answer only takes up what was offered (RFC 7323, 1.3 and 2.2; RFC 2018, 2).
             sack_permitted: !answers || self.flags.contains(Flags::SACK),
             timestamps: if answers { self.flags.contains(Flags::TIMESTAMPS) } else { offered.timestamps }
-                .then(|| (self.timestamp(w), self.cold.ts_recent)),
+                .then(|| (self.timestamp(w.now), self.cold.ts_recent)),
             window_scale: (!answers || self.snd_shift != super::input::NO_SHIFT).then_some(offered.window_shift()),
             ..Options::default()
         };

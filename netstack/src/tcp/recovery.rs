@@ -4,7 +4,7 @@
 use barewire_driver::TxQueue;
 use barewire_driver::clock::Nanos;
 
-use super::options::Block;
+use super::options::{Block, Options};
 use super::report::{TcpEnd, TcpHappening};
 use super::seq::Seq;
 use super::session::{Flags, Marks, NEVER, Sent, Session, Shared, Waiting, Work};
@@ -27,6 +27,21 @@ const RTO_AFTER_SYN: Nanos = 3 * SECOND;
 /// Recoveries for which a wider reordering window lasts (RFC 8985, 6.2, step 4).
 const REORDERING_PERSISTS: u8 = 16;
 
+/// Bytes that an acknowledgement adds to the window in slow start, at most, in segments (RFC 9406, 4.2: L without pacing).
+const SLOW_START_LIMIT: u32 = 8;
+
+/// A reduction of the window that may have been needless.
+#[derive(Debug, Clone, Copy)]
+struct Reduction {
+    /// Window and threshold before it.
+    cwnd: u32,
+    ssthresh: u32,
+    /// SND.UNA then.
+    from: Seq,
+    /// Segments sent again that the peer has not told to have had already.
+    resent: u32,
+}
+
 /// What is known about loss on a session.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Recovery {
@@ -36,6 +51,10 @@ pub(super) struct Recovery {
     point: Option<Seq>,
     /// It was begun by the time-out.
     by_timeout: bool,
+    /// The last reduction of the window, as long as everything that was sent again for it may turn out to have been needless.
+    reduction: Option<Reduction>,
+    /// What was sent before this was sent while the window was in use, however much of it several acknowledgements in a row have taken since.
+    full_until: Seq,
     dup_acks: u32,
     sacked: u32,
     lost: u32,
@@ -67,6 +86,8 @@ impl Recovery {
             ssthresh: u32::MAX,
             point: None,
             by_timeout: false,
+            reduction: None,
+            full_until: iss,
             dup_acks: 0,
             sacked: 0,
             lost: 0,
@@ -142,7 +163,7 @@ impl Session {
             self.measured(w.now, sent_at);
         }
         if self.snd_una != ack {
-            return self.acknowledge(w, ack);
+            return self.acknowledge(w, ack, None);
         }
         self.cold.stalled_since = w.now;
         if self.flags.contains(Flags::CONGESTION) {
@@ -151,13 +172,15 @@ impl Session {
         self.expect_next(w);
     }
 
-    /// Takes in that everything before `ack`, which is beyond SND.UNA, has arrived.
+    /// Takes in that everything before `ack`, which is beyond SND.UNA, has arrived; `echo` is the timestamp that it answers.
     #[cold]
-    pub fn acknowledge<T>(&mut self, w: &mut Work<'_, T>, ack: Seq) {
+    pub fn acknowledge<T>(&mut self, w: &mut Work<'_, T>, ack: Seq, echo: Option<u32>) {
         let acked = ack.since(self.snd_una);
         self.snd_una = ack;
         let was_in_flight = self.in_flight;
         let mut sample = None;
+        // What arrived with a segment that was sent again may have waited for it: only that segment's own time counts, where a timestamp tells it.
+        let (mut is_repaired, mut repaired, mut needless) = (false, None, false);
         while let Some(sent) = w.lane.sent.pop_if(&mut self.sent_first, |sent| !sent.end().after(ack)) {
             let (sent_at, end, marks, len) = (sent.sent_at, sent.end(), sent.marks, sent.len());
             if marks.intersects(Marks::SACKED | Marks::LOST) {
@@ -165,15 +188,26 @@ impl Session {
             } else {
                 self.in_flight = self.in_flight.wrapping_sub(len);
             }
-            if !marks.intersects(Marks::SACKED | Marks::RESENT) {
+            if marks.contains(Marks::RESENT) {
+                is_repaired = true;
+                let clock = self.timestamp(sent_at);
+                repaired = Some(sent_at).filter(|_| echo == Some(clock)).or(repaired);
+                // What answers an earlier transmission has found the segment there before it was sent again (RFC 3522, 3.2).
+                needless |= echo.is_some_and(|echo| (echo.wrapping_sub(clock) as i32) < 0);
+            } else if !marks.contains(Marks::SACKED) {
                 sample = Some(sent_at);
             }
             if !marks.contains(Marks::SACKED) {
                 self.delivered(w.now, sent_at, end, marks.contains(Marks::RESENT));
             }
         }
-        if let Some(sent_at) = sample {
+        if let Some(sent_at) = if is_repaired { repaired } else { sample } {
             self.measured(w.now, sent_at);
+        }
+        if needless {
+            // One proof is enough (RFC 4015, 3): what overtook this one made the others look lost.
+            self.was_needless(w, u32::MAX);
+            self.widen_reordering();
         }
         self.cold.stalled_since = w.now;
         if self.flags.contains(Flags::CONGESTION) {
@@ -208,7 +242,7 @@ impl Session {
         self.arm(w.lane, self.cold.rtx_due);
     }
 
-    /// A segment that was sent once, at `sent_at`, has arrived (MUST-18). Only that ends the back-off (RFC 6298, 5).
+    /// The segment that was sent at `sent_at` is answered, and no other transmission of it (MUST-18). Only that ends the back-off (RFC 6298, 5).
     #[inline]
     fn measured(&mut self, now: Nanos, sent_at: Nanos) {
         self.cold.rtt.sample(now.saturating_sub(sent_at), &self.cold.options);
@@ -225,12 +259,19 @@ impl Session {
     /// Slow start and congestion avoidance (RFC 5681, 3.1: MUST-19), only where the window was in use (RFC 7661).
     #[inline]
     fn grow(&mut self, acked: u32, was_in_flight: u32) {
-        let (mss, recovery) = (u32::from(self.mss), &self.cold.recovery);
-        if (recovery.point.is_some() && !recovery.by_timeout) || was_in_flight + 2 * mss < self.cwnd {
+        let (mss, recovery) = (u32::from(self.mss), &mut self.cold.recovery);
+        if was_in_flight + 2 * mss >= self.cwnd {
+            recovery.full_until = self.snd_nxt;
+        } else if self.snd_una.after(recovery.full_until) {
+            return;
+        }
+        if recovery.point.is_some() && !recovery.by_timeout {
             return;
         }
         let more = if self.cwnd < recovery.ssthresh {
-            acked.min(mss)
+            // After a time-out an acknowledgement may cover what arrived long ago (RFC 3465, 2.3).
+            let most = if recovery.by_timeout { mss } else { SLOW_START_LIMIT * mss };
+            acked.min(most).min(recovery.ssthresh - self.cwnd)
         } else {
             (u64::from(mss) * u64::from(acked.min(self.cwnd)) / u64::from(self.cwnd.max(1))).max(1) as u32
         };
@@ -306,10 +347,10 @@ impl Session {
 
     /// An acknowledgement that is not the predicted one. `repeats` says that it acknowledges what the last one did, changes nothing else, and has
     /// no text: while something is outstanding, a duplicate acknowledgement (RFC 5681, 2).
-    pub fn reconsider<T: TxQueue>(&mut self, w: &mut Work<'_, T>, ack: Seq, sack: &[Block], repeats: bool) {
-        let advances = ack.after(self.snd_una);
+    pub fn reconsider<T: TxQueue>(&mut self, w: &mut Work<'_, T>, ack: Seq, options: &Options, repeats: bool) {
+        let (advances, sack) = (ack.after(self.snd_una), &options.sack[..]);
         if advances {
-            self.acknowledge(w, ack);
+            self.acknowledge(w, ack, options.timestamps.map(|(_, echo)| echo));
             self.cold.recovery.dup_acks = 0;
         }
         let dsack = self.take_blocks(w, ack, sack);
@@ -335,7 +376,7 @@ impl Session {
         if !self.flags.contains(Flags::SACK) {
             return false;
         }
-        let mut twice = false;
+        let (mut twice, mut newest) = (false, None);
         for (index, &(start, end)) in sack.iter().enumerate() {
             let within = |other: &Block| !start.before(other.0) && !end.after(other.1);
             if !start.before(end) || end.after(self.snd_nxt) || start.before(self.snd_una - self.cold.max_wnd) {
@@ -344,11 +385,18 @@ impl Session {
             }
             if index == 0 && (!end.after(ack) || sack.get(1).is_some_and(within)) {
                 twice = true;
+                if self.cold.recovery.reduction.is_some_and(|reduction| !start.before(reduction.from)) {
+                    self.was_needless(w, end.since(start).div_ceil(u32::from(self.mss).max(1)));
+                }
                 continue;
             }
             if !start.before(self.snd_una) {
-                self.mark_sacked(w, (start, end));
+                self.mark_sacked(w, (start, end), &mut newest);
             }
+        }
+        // Of what is told only now, the rest may have been told before by an acknowledgement that was lost.
+        if let Some((sent_at, false)) = newest {
+            self.measured(w.now, sent_at);
         }
         if twice {
             self.widen_reordering();
@@ -356,7 +404,8 @@ impl Session {
         twice
     }
 
-    fn mark_sacked<T>(&mut self, w: &mut Work<'_, T>, (start, end): Block) {
+    /// Marks what a block covers. `newest`: when the last of it was sent that had not been marked, and whether that was again.
+    fn mark_sacked<T>(&mut self, w: &mut Work<'_, T>, (start, end): Block, newest: &mut Option<(Nanos, bool)>) {
         let mut link = self.sent_first;
         while let Some(sent) = w.lane.sent.get_mut(link) {
             if !sent.seq.before(end) {
@@ -371,9 +420,7 @@ impl Session {
                     self.in_flight = self.in_flight.wrapping_sub(len);
                 }
                 self.cold.recovery.sacked += 1;
-                if !marks.contains(Marks::RESENT) {
-                    self.measured(w.now, sent_at);
-                }
+                *newest = (*newest).max(Some((sent_at, marks.contains(Marks::RESENT))));
                 self.delivered(w.now, sent_at, last, marks.contains(Marks::RESENT));
             }
             link = w.lane.sent.next(link);
@@ -387,6 +434,20 @@ impl Session {
             recovery.dsack_round = Some(self.snd_nxt);
             recovery.reordering_factor = recovery.reordering_factor.saturating_add(1);
             recovery.reordering_persists = REORDERING_PERSISTS;
+        }
+    }
+
+    /// The peer had some of what was sent again already. When that is so of all of it nothing was lost, and the window becomes what it was
+    /// (RFC 3708, 3.3; RFC 4015, 3.2).
+    fn was_needless<T>(&mut self, w: &mut Work<'_, T>, segments: u32) {
+        let recovery = &mut self.cold.recovery;
+        let Some(reduction) = recovery.reduction.as_mut().filter(|reduction| reduction.resent > 0) else { return };
+        reduction.resent = reduction.resent.saturating_sub(segments);
+        if reduction.resent == 0 {
+            self.cwnd = self.cwnd.max(reduction.cwnd);
+            recovery.ssthresh = recovery.ssthresh.max(reduction.ssthresh);
+            (recovery.point, recovery.reduction) = (None, None);
+            self.cold.log.note(w.now, TcpHappening::Recovered);
         }
     }
 
@@ -484,6 +545,8 @@ impl Session {
         }
         let begins = self.cold.recovery.lost > lost && self.cold.recovery.point.is_none();
         if begins {
+            let (cwnd, ssthresh, from) = (self.cwnd, self.cold.recovery.ssthresh, self.snd_una);
+            self.cold.recovery.reduction = Some(Reduction { cwnd, ssthresh, from, resent: 0 });
             self.reduce(w, self.snd_nxt.since(self.snd_una));
             self.cwnd = self.cold.recovery.ssthresh;
             self.cold.recovery.point = Some(self.snd_nxt);
@@ -516,6 +579,9 @@ impl Session {
                     (stats.timeout, session.timeout) = (stats.timeout + 1, session.timeout + 1);
                 } else {
                     (stats.recovery, session.recovery) = (stats.recovery + 1, session.recovery + 1);
+                    if let Some(reduction) = &mut self.cold.recovery.reduction {
+                        reduction.resent += 1;
+                    }
                 }
             }
             link = next;
@@ -618,7 +684,7 @@ impl Session {
         }
         self.cwnd = self.mss.into();
         let recovery = &mut self.cold.recovery;
-        (recovery.point, recovery.by_timeout) = (Some(self.snd_nxt), true);
+        (recovery.point, recovery.by_timeout, recovery.reduction) = (Some(self.snd_nxt), true, None);
         (recovery.dup_acks, recovery.probe) = (0, None);
         self.wait_for_timeout(w);
         self.resend_lost(w, true);

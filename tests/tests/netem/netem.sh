@@ -55,7 +55,7 @@ us_to_linux() {
     ended "$1" $! $sink
 }
 
-ours='--port tap:bw0 --ip 10.9.0.2/24 --idle pause --seconds 300 --json'
+ours='--port tap:bw0 --ip 10.9.0.2/24 --idle sleep --window 4194304 --seconds 300 --json'
 for module in tun veth ifb; do
     modprobe $module
 done

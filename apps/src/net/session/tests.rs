@@ -116,7 +116,7 @@ fn transfer(lane: Lane, relapses: bool) -> [Result<Ended<Transfer>, Error>; 2] {
         stop: Stop { partner: Arc::clone(&over), ..Stop::default() },
         up: None,
     };
-    let plan = Plan { role: Role::Source, bytes: BYTES, size: 1024, lane };
+    let plan = Plan { role: Role::Source, bytes: BYTES, size: 1024, window: 256 << 10, lane };
     let sink = Transfer::listen(server, plan.other()).unwrap();
     let source = Transfer::connect(server, plan).unwrap();
     let (sink, source) =

@@ -119,11 +119,11 @@ fn congestion_window_grows_by_the_book() {
     assert_eq!(peer.write(20_000), Ok(10_000));
     peer.send("A 1 ack 1001");
     assert_eq!(peer.report().congestion_window, Some(11_000));
-    peer.send("A 1 ack 6001");
-    assert_eq!(peer.report().congestion_window, Some(12_000));
+    peer.send("A 1 ack 10001");
+    assert_eq!(peer.report().congestion_window, Some(19_000));
     peer.write(20_000).unwrap();
-    peer.send("A 1 ack 6101");
-    assert_eq!(peer.report().congestion_window, Some(12_100));
+    peer.send("A 1 ack 10101");
+    assert_eq!(peer.report().congestion_window, Some(19_100));
     // Little is on its way: nothing is learned.
     peer.send("A 1 ack 10001");
     peer.send("A 1 ack 17901");
@@ -152,6 +152,21 @@ fn congestion_window_grows_by_the_book() {
         peer.send("A n ack u+1000");
         assert_eq!(peer.report().congestion_window, Some(window));
     }
+    peer.finish();
+}
+
+/// Acknowledgements that come in a row, before the user can send more, open the window as if he had sent in between.
+#[test]
+fn acknowledgements_in_a_row_all_open_the_window() {
+    let mut peer = connected(&TcpOptions::default(), NO_SACK);
+    assert_eq!(peer.write(20_000), Ok(10_000));
+    let acks: Vec<_> = (1..=5).map(|ack| format!("A 1 ack {}", ack * 2000 + 1)).collect();
+    peer.send_all(&acks.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(peer.report().congestion_window, Some(20_000));
+    // What is sent then and leaves room opens nothing.
+    peer.write(10_000).unwrap();
+    peer.send("A 1 ack 20001");
+    assert_eq!(peer.report().congestion_window, Some(20_000));
     peer.finish();
 }
 

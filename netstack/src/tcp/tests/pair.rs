@@ -13,17 +13,17 @@ type Flight = (Nanos, usize, Vec<u8>);
 /// Given the end a frame comes from, and the frame.
 type Passes = Box<dyn FnMut(usize, &[u8]) -> bool>;
 
-struct Pair {
-    ends: [End; 2],
-    now: Nanos,
-    delay: Nanos,
+pub(super) struct Pair {
+    pub ends: [End; 2],
+    pub now: Nanos,
+    pub delay: Nanos,
     flights: Vec<Flight>,
     /// Decides what becomes of the frame with this number: `false` loses it.
-    passes: Passes,
+    pub passes: Passes,
 }
 
 impl Pair {
-    fn new(config: TcpConfig) -> Self {
+    pub fn new(config: TcpConfig) -> Self {
         let ends = [A, B].map(|ip| End::new(ip, config));
         let now = SECOND;
         Self { ends, now, delay: 10 * MICROSECOND, flights: Vec::new(), passes: Box::new(|_, _| true) }
@@ -69,7 +69,7 @@ impl Pair {
         panic!("{what}: still not");
     }
 
-    fn open(&mut self, options: &TcpOptions) -> [SessionId; 2] {
+    pub fn open(&mut self, options: &TcpOptions) -> [SessionId; 2] {
         self.ends[1].tcp.listen(PORT, options).unwrap();
         let a = self.ends[0].connect(self.now, SocketAddrV4::new(B, PORT), options);
         self.run("open", |pair| !pair.ends[1].accepted.is_empty());
@@ -79,7 +79,7 @@ impl Pair {
     }
 
     /// Sends `len` bytes from one end to the other and compares them.
-    fn transfer(&mut self, from: usize, ids: [SessionId; 2], len: usize) {
+    pub fn transfer(&mut self, from: usize, ids: [SessionId; 2], len: usize) {
         let data: Vec<u8> = (0..len).map(|n| (n * n / 251) as u8).collect();
         let (mut sent, mut received) = (0, Vec::new());
         self.run("transfer", |pair| {
@@ -95,7 +95,7 @@ impl Pair {
     }
 
     /// Closes both, one after the other, and waits until nothing is left.
-    fn finish(&mut self, ids: [SessionId; 2]) {
+    pub fn finish(&mut self, ids: [SessionId; 2]) {
         for (end, id) in ids.into_iter().enumerate() {
             let now = self.now;
             self.ends[end].read(id);

@@ -2,6 +2,7 @@
 
 use super::peer::{Peer, SYN_OPTIONS};
 use super::*;
+use crate::tcp::options::Options;
 use crate::tcp::{Keepalive, TcpEnd};
 
 const NO_SACK: &str = "mss 1460, ws 0";
@@ -356,4 +357,66 @@ fn time_may_come_to_its_end() {
     peer.send("A 1 ack 3001 <ts 1 0>");
     peer.close();
     assert_eq!(peer.state(), TcpState::FinWait1);
+}
+
+/// Ten milliseconds there and back; the peer's clock says 5.
+fn stamped(options: &str) -> Peer {
+    let ours = TcpOptions { timestamps: true, peer_ack_delay: 0, ..TcpOptions::default() };
+    let mut peer = Peer::called(&ours);
+    peer.wait(10 * MILLISECOND);
+    peer.send(&format!("SA 0 ack 1 win 65535 <mss 1012, ts 5 0{options}>"));
+    peer.sent();
+    peer
+}
+
+/// The clock of the next segment that the end has sent.
+fn clock(peer: &mut Peer) -> u32 {
+    let options = Options::parse(&peer.next().unwrap().options.unwrap());
+    options.timestamps.unwrap().0
+}
+
+/// What an acknowledgement covers beside a segment that was sent again may have waited for that segment: its time says nothing.
+#[test]
+fn what_waited_for_a_retransmission_is_not_measured() {
+    let mut peer = stamped("");
+    peer.write(4000).unwrap();
+    peer.sent();
+    peer.wait_for_segment(SECOND);
+    peer.wait(10 * MILLISECOND);
+    let clock = clock(&mut peer);
+    let before = peer.report();
+    peer.send(&format!("A 1 ack 4001 <ts 5 {}>", clock - 1));
+    let after = peer.report();
+    assert_eq!((after.srtt, after.rto, after.backoff), (before.srtt, before.rto, 1));
+    peer.finish();
+}
+
+/// Of a segment that was sent again, the timestamp says which time is answered (RFC 7323, 4.1); that ends the back-off.
+#[test]
+fn retransmission_is_measured_by_its_timestamp() {
+    let mut peer = stamped("");
+    peer.write(1000).unwrap();
+    for backoff in 1..=3 {
+        peer.sent();
+        peer.wait_for_segment(10 * SECOND);
+        assert_eq!(peer.report().backoff, backoff);
+    }
+    peer.wait(10 * MILLISECOND);
+    let clock = clock(&mut peer);
+    peer.send(&format!("A 1 ack 1001 <ts 5 {clock}>"));
+    assert_eq!((peer.report().srtt, peer.report().backoff), (10 * MILLISECOND, 0));
+    peer.finish();
+}
+
+/// A block that is told late, for the acknowledgement that told it first was lost, is no measurement: what was sent last among the new is.
+#[test]
+fn late_news_are_not_measured() {
+    let mut peer = stamped(", sackok");
+    peer.write(3000).unwrap();
+    peer.wait(5 * MILLISECOND);
+    peer.write(1000).unwrap();
+    peer.wait(10 * MILLISECOND);
+    peer.send("A 1 ack 1 <ts 5 0, sack 1001:4001>");
+    assert_eq!((peer.report().srtt, peer.report().min_rtt), (10 * MILLISECOND, 10 * MILLISECOND));
+    peer.finish();
 }
