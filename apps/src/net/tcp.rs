@@ -24,6 +24,8 @@ const CONNECT_WAIT: Nanos = 10 * SECOND;
 const STALL: Nanos = 60 * SECOND;
 /// How long the peer may take to close its half when ours is done.
 const CLOSE_WAIT: Nanos = SECOND;
+/// How long the acknowledgement of our FIN is waited for when the peer's is here: its first repetitions take seconds on a path that loses much.
+const LAST_WAIT: Nanos = 20 * SECOND;
 /// Bytes that a source hands over at a time, and that an echo holds at most.
 const CHUNK: usize = 16 << 10;
 /// A window is to hold as many segments of so many bytes; there are larger ones.
@@ -298,8 +300,12 @@ impl Activity for Transfer {
         if closed || state == TcpState::TimeWait {
             return Ok(Turn::Done);
         }
-        let half = matches!(state, TcpState::FinWait2 | TcpState::LastAck);
-        if half && quiet > CLOSE_WAIT {
+        let half = match state {
+            TcpState::FinWait2 => Some(CLOSE_WAIT),
+            TcpState::LastAck => Some(LAST_WAIT),
+            _ => None,
+        };
+        if half.is_some_and(|most| quiet > most) {
             self.complete = true;
             return Ok(Turn::Done);
         }
@@ -307,7 +313,7 @@ impl Activity for Transfer {
             let (sent, received) = (self.sent.bytes, self.received.bytes);
             return Err(Error::Stalled { seconds: STALL / SECOND, sent, received });
         }
-        Ok(Turn::Wait(Some(self.moved.0 + if half { CLOSE_WAIT } else { STALL } + 1)))
+        Ok(Turn::Wait(Some(self.moved.0 + half.unwrap_or(STALL) + 1)))
     }
 
     fn end<T: TxQueue>(&mut self, cx: &mut Context<T>) {
