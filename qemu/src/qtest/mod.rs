@@ -130,7 +130,7 @@ impl QtestBus {
     /// # Errors
     /// When QEMU has gone or refuses.
     pub fn set_link(&self, up: bool) -> std::io::Result<()> {
-        self.monitor.execute("set_link", &format!(r#"{{"name":"nic","up":{up}}}"#))
+        self.monitor.execute("set_link", &format!(r#"{{"name":"nic","up":{up}}}"#)).map(drop)
     }
 }
 
@@ -202,6 +202,8 @@ impl Machine {
     ) -> std::io::Result<(Arc<Self>, Monitor, Cable)> {
         let cable = Cable::new(accept(net, process)?)?;
         let monitor = Monitor::new(accept(monitor, process)?)?;
+        wait(ANSWER_WAIT, || monitor.has_cable().map(|has| has.then_some(())).transpose())
+            .unwrap_or_else(|| Err(ErrorKind::TimedOut.into()))?;
         let channel = Channel::new(accept(qtest, process)?)?;
         let function = Function::set_up(&mut channel.lock());
         if channel.lock().is_gone() {

@@ -17,8 +17,8 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Executes `command` with `arguments`, a JSON object, and waits for the answer.
-    pub fn execute(&self, command: &str, arguments: &str) -> std::io::Result<()> {
+    /// Executes `command` with `arguments`, a JSON object, and waits for the answer, a line.
+    pub fn execute(&self, command: &str, arguments: &str) -> std::io::Result<String> {
         let stream = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(stream.get_mut(), r#"{{"execute":"{command}","arguments":{arguments}}}"#)?;
         loop {
@@ -28,11 +28,17 @@ impl Monitor {
             }
             // The greeting and events come in between.
             if line.starts_with(r#"{"return""#) {
-                return Ok(());
+                return Ok(line);
             }
             if line.starts_with(r#"{"error""#) {
                 return Err(Error::other(line.trim_end().to_owned()));
             }
         }
+    }
+
+    /// Whether QEMU has joined its end of the cable: it does so a moment after the connection stands, and until then drops what the NIC sends.
+    pub fn has_cable(&self) -> std::io::Result<bool> {
+        let network = self.execute("human-monitor-command", r#"{"command-line":"info network"}"#)?;
+        Ok(!network.contains("connecting"))
     }
 }
