@@ -145,15 +145,13 @@ impl Parts {
         while self.0.iter().any(|part| part.ended.is_none()) {
             thread::sleep(WATCH);
             let now = Instant::now();
-            for part in self.0.iter_mut().filter(|part| part.ended.is_none()) {
-                part.ended = part.child.try_wait().map_err(Error::Processes)?.map(|status| (status, now));
-                if let Some((status, _)) = part.ended.filter(|(status, _)| !status.success()) {
-                    failed.get_or_insert(now);
-                    // One that failed has left its rings in order, which nobody takes for its death.
-                    if status.signal().is_none() {
-                        self.tell();
-                        break;
-                    }
+            if self.reap(now)? {
+                failed.get_or_insert(now);
+                // A part may have noticed a death, and ended, before the dead was looked at here: so all are looked at once more.
+                self.reap(now)?;
+                // One that failed by itself has left its rings in order, which nobody takes for its death.
+                if !self.0.iter().any(Part::was_killed) {
+                    self.tell();
                 }
             }
             if shared.kill.is_pressed() && !is_killed {
@@ -174,6 +172,14 @@ impl Parts {
             }
         }
         self.home(failed)
+    }
+
+    /// Looks who has ended, and puts down `now` for when; returns whether one has failed.
+    fn reap(&mut self, now: Instant) -> Result<bool, Error> {
+        for part in self.0.iter_mut().filter(|part| part.ended.is_none()) {
+            part.ended = part.child.try_wait().map_err(Error::Processes)?.map(|status| (status, now));
+        }
+        Ok(self.0.iter().any(|part| part.ended.is_some_and(|(status, _)| !status.success())))
     }
 
     /// Ends the standard input of all.
@@ -212,9 +218,10 @@ impl Parts {
 
     /// Who ended before the market did, how, and who noticed.
     fn obituary(&self, homes: &[Option<Home>]) -> Error {
-        let first = self.0.iter().filter(|part| part.ended.is_some_and(|(status, _)| !status.success()));
+        let failed = self.0.iter().filter(|part| part.ended.is_some_and(|(status, _)| !status.success()));
+        // Of those seen at once it is the one without a code, which a signal ended: the others noticed.
         let Some(first) =
-            first.min_by_key(|part| (part.ended.map(|(_, at)| at), part.ended.and_then(|(status, _)| status.code())))
+            failed.min_by_key(|part| (part.ended.map(|(_, at)| at), part.ended.and_then(|(status, _)| status.code())))
         else {
             return Error::Stalled { seconds: GRACE / 1_000_000_000 };
         };
@@ -260,6 +267,10 @@ impl Part {
         let mut said = Vec::new();
         self.child.stdout.take()?.read_to_end(&mut said).ok()?;
         serde_json::from_slice(&said).ok()
+    }
+
+    fn was_killed(&self) -> bool {
+        self.ended.is_some_and(|(status, _)| status.signal().is_some())
     }
 
     fn error(&self, why: &str) -> Error {
