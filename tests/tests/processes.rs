@@ -2,22 +2,21 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Instant;
 
 use barewire::market::processes::NOTICE;
 use barewire_tests::program::barewire;
 use serde_json::Value;
 
-/// Some times what anything takes here.
-const LIMIT: Duration = Duration::from_secs(120);
 const ROLES: [&str; 4] = ["feed", "strategy", "risk", "gateway"];
 
 /// The market of `barewire demo --processes`, with a folder of its own for its sockets.
 struct Market {
     child: Child,
+    said: BufReader<ChildStderr>,
     folder: PathBuf,
 }
 
@@ -26,36 +25,33 @@ impl Market {
         let folder = std::env::temp_dir().join(format!("barewire-test-{name}-{}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
         let mut command = Command::new(barewire());
-        command.args(["demo", "--processes", "--json"]).args(arguments).env("TMPDIR", &folder).env_remove("RUST_LOG");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Self { child, folder }
+        command.args(["demo", "--processes", "--json"]).args(arguments).env("TMPDIR", &folder);
+        // Each part says when it is at work; risk would log every refusal beside.
+        command.env("RUST_LOG", "barewire::market::processes=info,barewire::market::processes::risk=warn");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap());
+        Self { child, said, folder }
     }
 
-    /// The processes that it has begun, by role.
-    fn parts(&self) -> Vec<(String, u32)> {
-        let is_part = |id: &u32| parent(*id) == Some(self.child.id());
-        processes().into_iter().filter(is_part).filter_map(|id| Some((role(id)?, id))).collect()
-    }
-
-    /// All four, once there are all of them and orders are on their way.
-    fn at_work(&self) -> Vec<(String, u32)> {
-        let start = Instant::now();
-        loop {
-            let parts = self.parts();
-            // The gateway maps its port's rings and its own when it is at work.
-            if parts.len() == ROLES.len() && parts.iter().all(|(_, id)| shared_memory(*id) > 0) {
-                return parts;
-            }
-            assert!(start.elapsed() < LIMIT, "the processes do not come up: {parts:?}");
-            std::thread::sleep(Duration::from_millis(5));
+    /// The four processes that it has begun, by role, once all are at work.
+    fn at_work(&mut self) -> Vec<(String, u32)> {
+        let mut parts = Vec::new();
+        while parts.len() < ROLES.len() {
+            let mut line = String::new();
+            assert!(self.said.read_line(&mut line).unwrap() > 0, "the market ends before it began: {parts:?}");
+            let Some((role, rest)) = line.split_once(" at work (process ") else { continue };
+            let role = role.rsplit_once("] ").unwrap().1.to_owned();
+            parts.push((role, rest.trim_end().trim_end_matches(')').parse().unwrap()));
         }
+        parts
     }
 
     /// Waits for the end: the exit status, and what was printed and said.
     fn end(mut self) -> (Option<i32>, String, String) {
         let (mut out, mut err) = (String::new(), String::new());
         self.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        self.said.read_to_string(&mut err).unwrap();
         (self.child.wait().unwrap().code(), out, err)
     }
 }
@@ -74,22 +70,10 @@ impl Drop for Market {
     }
 }
 
-fn processes() -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
 fn parent(id: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // The name, in parentheses, may hold anything; the state comes before the parent.
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-}
-
-fn role(id: u32) -> Option<String> {
-    let line = std::fs::read(format!("/proc/{id}/cmdline")).ok()?;
-    let mut words = line.split(|byte| *byte == 0);
-    words.find(|word| *word == b"--part")?;
-    Some(String::from_utf8_lossy(words.next()?).into_owned())
 }
 
 /// How many pieces of our shared memory a process has mapped.
@@ -124,7 +108,7 @@ fn market_of_five_processes_runs_to_its_end_with_books_equal_and_every_order_acc
 fn killed_process_is_noticed_and_named_and_leaves_nothing_behind() {
     let shared = names(Path::new("/dev/shm"));
     for victim in ROLES {
-        let market = Market::start(victim, &["--ticks", "100000000"]);
+        let mut market = Market::start(victim, &["--ticks", "100000000"]);
         let parts = market.at_work();
         let id = parts.iter().find(|(role, _)| role == victim).unwrap().1;
         let killed = Instant::now();

@@ -146,6 +146,7 @@ impl Rings {
 
 /// What all parts have: a clock, an eye on the others, and something to do when there is nothing to do.
 struct Frame {
+    role: Role,
     clock: Clock,
     plan: Plan,
     /// The exchange's process has stopped the market, or is gone.
@@ -158,7 +159,7 @@ struct Frame {
 
 impl Frame {
     /// Reads the plan from standard input, and keeps listening there.
-    fn read() -> Result<Self, Error> {
+    fn read(role: Role) -> Result<Self, Error> {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).map_err(Error::Processes)?;
         let plan: Plan = serde_json::from_str(&line).map_err(|error| Error::Processes(error.into()))?;
@@ -171,7 +172,8 @@ impl Frame {
         });
         let ends = [Ring::open(&plan.places.messages)?, Ring::open(&plan.places.orders)?];
         let waiter = if Idle::for_threads(BUSY) == Idle::Spin { Waiter::Spin } else { Waiter::Pause { empty: 0 } };
-        Ok(Self { clock: Clock::Counter(Counter::from_words(plan.clock)), plan, told, ends, next_look: 0, waiter })
+        let clock = Clock::Counter(Counter::from_words(plan.clock));
+        Ok(Self { role, clock, plan, told, ends, next_look: 0, waiter })
     }
 
     fn reader(address: &str) -> Result<Reader, Error> {
@@ -208,6 +210,9 @@ impl Frame {
 
     #[cold]
     fn look(&mut self, now: Nanos) -> Result<(), Stop> {
+        if self.next_look == 0 {
+            log::info!("{} at work (process {})", self.role.name(), std::process::id());
+        }
         self.next_look = now + LOOK;
         let [messages, orders] = &self.ends;
         let parts = [messages.writing(0), Some(messages.reading()), orders.writing(0), Some(orders.reading())];
@@ -244,7 +249,7 @@ fn send(writer: &mut Writer, message: &[u8]) -> Result<(), Error> {
 /// # Errors
 /// When another part has died, the market was stopped, or this part fails.
 pub fn part(role: Role, config: &Config, kill_file: Option<&Path>, out: &mut impl Write) -> Result<(), Error> {
-    let frame = Frame::read()?;
+    let frame = Frame::read(role)?;
     let home = match role {
         Role::Feed => feed::run(frame, config)?,
         Role::Strategy => strategy::run(frame, config)?,

@@ -114,7 +114,30 @@ impl Drop for Folder {
 struct Part {
     role: Role,
     child: Child,
-    ended: Option<(ExitStatus, Instant)>,
+    ended: Option<End>,
+}
+
+/// How a part ended.
+struct End {
+    at: Instant,
+    status: ExitStatus,
+    /// What it said last.
+    home: Option<Home>,
+}
+
+impl End {
+    /// Whose death it noticed, for which it ended.
+    fn noticed(&self) -> Option<&str> {
+        match &self.home.as_ref()?.stopped {
+            Some(Stop::Died { role, .. }) => Some(role),
+            Some(Stop::Told) | None => None,
+        }
+    }
+
+    /// Whether it was killed, or failed by itself.
+    fn is_failure(&self) -> bool {
+        !self.status.success() && self.noticed().is_none()
+    }
 }
 
 impl Drop for Part {
@@ -141,25 +164,26 @@ impl Parts {
         let planned = Duration::from_nanos(config.ticks.saturating_mul(1_000_000_000) / config.rate);
         let limit = Instant::now() + planned + Duration::from_nanos(GRACE);
         let mut failed: Option<Instant> = None;
-        let mut is_killed = false;
+        let (mut is_killed, mut is_late) = (false, false);
         while self.0.iter().any(|part| part.ended.is_none()) {
             thread::sleep(WATCH);
             let now = Instant::now();
-            if self.reap(now)? {
-                failed.get_or_insert(now);
-                // A part may have noticed a death, and ended, before the dead was looked at here: so all are looked at once more.
-                self.reap(now)?;
-                // One that failed by itself has left its rings in order, which nobody takes for its death.
-                if !self.0.iter().any(Part::was_killed) {
-                    self.tell();
-                }
+            for part in self.0.iter_mut().filter(|part| part.ended.is_none()) {
+                part.look(now).map_err(Error::Processes)?;
+            }
+            let early = || self.0.iter().filter_map(|part| part.ended.as_ref()).filter(|end| !end.status.success());
+            failed = early().map(|end| end.at).min();
+            // One that failed by itself has left its rings in order, which nobody takes for its death.
+            if early().any(|end| end.is_failure() && end.status.signal().is_none()) {
+                self.tell();
             }
             if shared.kill.is_pressed() && !is_killed {
                 is_killed = true;
                 self.press();
             }
+            is_late |= now > limit;
             let waited = failed.map_or(Duration::ZERO, |since| now - since);
-            if waited > Duration::from_nanos(NOTICE) || now > limit || shared.is_over() {
+            if waited > Duration::from_nanos(NOTICE) || is_late || shared.is_over() {
                 self.tell();
             }
             if waited > Duration::from_nanos(2 * NOTICE) {
@@ -167,19 +191,8 @@ impl Parts {
                     part.child.kill().map_err(Error::Processes)?;
                 }
             }
-            if now > limit {
-                failed.get_or_insert(now);
-            }
         }
-        self.home(failed)
-    }
-
-    /// Looks who has ended, and puts down `now` for when; returns whether one has failed.
-    fn reap(&mut self, now: Instant) -> Result<bool, Error> {
-        for part in self.0.iter_mut().filter(|part| part.ended.is_none()) {
-            part.ended = part.child.try_wait().map_err(Error::Processes)?.map(|status| (status, now));
-        }
-        Ok(self.0.iter().any(|part| part.ended.is_some_and(|(status, _)| !status.success())))
+        self.home(is_late || failed.is_some())
     }
 
     /// Ends the standard input of all.
@@ -197,13 +210,13 @@ impl Parts {
     }
 
     /// What they counted, or what became of them.
-    fn home(mut self, failed: Option<Instant>) -> Result<TraderFigures, Error> {
-        let homes = self.0.iter_mut().map(Part::home).collect::<Vec<_>>();
-        if failed.is_some() {
-            return Err(self.obituary(&homes));
+    fn home(self, has_failed: bool) -> Result<TraderFigures, Error> {
+        if has_failed {
+            return Err(self.obituary());
         }
         let mut all = TraderFigures::default();
-        for (part, home) in self.0.iter().zip(homes) {
+        for mut part in self.0 {
+            let home = part.ended.take().and_then(|end| end.home);
             let figures = home.ok_or_else(|| part.error("ended without a word"))?.figures;
             all.ends.extend(figures.ends);
             match part.role {
@@ -217,31 +230,20 @@ impl Parts {
     }
 
     /// Who ended before the market did, how, and who noticed.
-    fn obituary(&self, homes: &[Option<Home>]) -> Error {
-        let failed = self.0.iter().filter(|part| part.ended.is_some_and(|(status, _)| !status.success()));
-        // Of those seen at once it is the one without a code, which a signal ended: the others noticed.
-        let Some(first) =
-            failed.min_by_key(|part| (part.ended.map(|(_, at)| at), part.ended.and_then(|(status, _)| status.code())))
-        else {
+    fn obituary(&self) -> Error {
+        let ends = || self.0.iter().filter_map(|part| Some((part, part.ended.as_ref()?)));
+        let Some((first, end)) = ends().filter(|(_, end)| end.is_failure()).min_by_key(|(_, end)| end.at) else {
             return Error::Stalled { seconds: GRACE / 1_000_000_000 };
         };
-        let (status, at) = first.ended.expect("it was found by its end");
-        let how = match status.signal() {
+        let how = match end.status.signal() {
             Some(signal) => format!("was killed by signal {signal}"),
-            None => format!("failed ({status})"),
+            None => format!("failed ({})", end.status),
         };
-        let died = |home: &Home| matches!(&home.stopped, Some(Stop::Died { role, .. }) if *role == first.role.name());
-        let noticed: Vec<_> = self
-            .0
-            .iter()
-            .zip(homes)
-            .filter(|(_, home)| home.as_ref().is_some_and(died))
-            .filter_map(|(part, _)| Some((part.role.name(), part.ended?.1.saturating_duration_since(at).as_millis())))
-            .collect();
-        let by = match noticed.iter().map(|(_, after)| *after).max() {
+        let noticed: Vec<_> = ends().filter(|(_, end)| end.noticed() == Some(first.role.name())).collect();
+        let by = match noticed.iter().map(|(_, other)| other.at.saturating_duration_since(end.at)).max() {
             Some(last) => {
-                let names: Vec<_> = noticed.iter().map(|(name, _)| *name).collect();
-                format!("; {} noticed, and stopped in order within {last} ms", names.join(", "))
+                let names: Vec<_> = noticed.iter().map(|(part, _)| part.role.name()).collect();
+                format!("; {} noticed, and stopped in order within {} ms", names.join(", "), last.as_millis())
             }
             None => String::new(),
         };
@@ -262,15 +264,15 @@ impl Part {
         Ok(Self { role, child, ended: None })
     }
 
-    /// What it said when it ended. It is shorter than a pipe is long, so it can be read afterwards.
-    fn home(&mut self) -> Option<Home> {
+    /// Looks whether it has ended, and takes what it said last. That is shorter than a pipe is long, so it can be read afterwards.
+    fn look(&mut self, now: Instant) -> std::io::Result<()> {
+        let Some(status) = self.child.try_wait()? else { return Ok(()) };
         let mut said = Vec::new();
-        self.child.stdout.take()?.read_to_end(&mut said).ok()?;
-        serde_json::from_slice(&said).ok()
-    }
-
-    fn was_killed(&self) -> bool {
-        self.ended.is_some_and(|(status, _)| status.signal().is_some())
+        if let Some(mut stdout) = self.child.stdout.take() {
+            stdout.read_to_end(&mut said)?;
+        }
+        self.ended = Some(End { at: now, status, home: serde_json::from_slice(&said).ok() });
+        Ok(())
     }
 
     fn error(&self, why: &str) -> Error {
