@@ -29,7 +29,7 @@ const ROWS: &[Row] = &[
     ("reordering", "delay 20ms reorder 25%", 4 << 20),
     ("duplication", "delay 10ms rate 4mbit duplicate 10%", 2 << 20),
     ("corruption", "delay 10ms corrupt 1%", 4 << 20),
-    ("delay 100 ms", "delay 100ms", 8 << 20),
+    ("delay 100 ms", "delay 100ms", 16 << 20),
 ];
 
 /// The seconds of one transfer, by the clock of who received, if both ends have the same bytes.
