@@ -5,14 +5,21 @@
 bytes=$1
 shift
 
-# trouble INTERFACE MIRROR NETEM...: netem on both ways, by an ifb in front of what comes in. One segment a packet, or the loss would hit whole
-# bursts of them.
+# single INTERFACE [NAMESPACE]: one segment a packet from here, or netem would lose and delay whole bursts of them as one. TCP builds bursts
+# whatever the device can do, unless it is told how few segments they may have.
+single() {
+    in_space="${2:+ip netns exec $2}"
+    $in_space ethtool -K "$1" tx off tso off gso off gro off
+    $in_space ip link set dev "$1" gso_max_segs 1
+}
+
+# trouble INTERFACE MIRROR NETEM...: netem on both ways, by an ifb in front of what comes in.
 trouble() {
     interface=$1 mirror=$2
     shift 2
     ip link add "$mirror" type ifb
     ip link set "$mirror" up
-    ethtool -K "$interface" tx off tso off gso off gro off
+    single "$interface"
     tc qdisc add dev "$interface" ingress
     tc filter add dev "$interface" ingress matchall action mirred egress redirect dev "$mirror"
     for way in "$interface" "$mirror"; do
@@ -67,7 +74,7 @@ ip address add 10.8.0.1/24 dev va
 ip link set va up
 ip -n far address add 10.8.0.2/24 dev vb
 ip -n far link set vb up
-ip netns exec far ethtool -K vb tx off tso off gso off gro off
+single vb far
 ip netns exec far sh -c 'echo 1 >/proc/sys/net/ipv4/tcp_no_metrics_save'
 ip tuntap add bw0 mode tap
 ip address add 10.9.0.1/24 dev bw0
