@@ -292,7 +292,10 @@ impl Session {
         let has = |bit| flags & bit != 0;
         if self.state == TcpState::SynReceived && has(flag::SYN) && !has(flag::RST | flag::ACK) && seq == self.cold.irs
         {
-            // The answer to this SYN was lost.
+            // The answer to this SYN was lost. With the first one's time in the next, the peer would take how long it has waited for a round trip.
+            if options.timestamps.is_some_and(|(value, _)| !Seq(value).before(Seq(self.cold.ts_recent))) {
+                self.note_timestamp(w, seq, options);
+            }
             w.lane.stats.retransmits.syn += 1;
             self.cold.retransmits.syn += 1;
             self.send_syn(w);
@@ -302,7 +305,7 @@ impl Session {
             return;
         }
         if !self.is_acceptable(segment) {
-            return self.refuse(w, segment);
+            return self.refuse(w, segment, options);
         }
         if has(flag::RST) {
             return self.receive_reset(w, seq);
@@ -383,7 +386,7 @@ impl Session {
     }
 
     /// An unacceptable segment is answered with where we are, unless it is a reset.
-    fn refuse<T: TxQueue>(&mut self, w: &mut Work<'_, T>, segment: &Segment<'_>) {
+    fn refuse<T: TxQueue>(&mut self, w: &mut Work<'_, T>, segment: &Segment<'_>, options: &Options) {
         let (seq, len) = (Seq(segment.seq), segment.payload.len() as u32);
         w.lane.stats.out_of_window += 1;
         if segment.flags & flag::RST != 0 {
@@ -406,8 +409,19 @@ impl Session {
             w.lane.stats.duplicate_bytes += u64::from(len);
             self.cold.twice.get_or_insert((seq, seq + len));
         }
+        let fin = u32::from(segment.flags & flag::FIN != 0);
+        if seq + len + fin == self.rcv_nxt && self.is_possible(Seq(segment.ack)) {
+            // The last segment again: its acknowledgement was lost. With the first transmission's time in the next, the peer would measure how long
+            // it has waited, and wait longer from then on.
+            self.note_timestamp(w, seq, options);
+        }
         self.flags |= Flags::ACK_DUE | Flags::ACK_NOW;
         self.attend(w.lane);
+    }
+
+    /// Whether an acknowledgement of the peer's can say this (RFC 5961, 5.2).
+    fn is_possible(&self, ack: Seq) -> bool {
+        !ack.after(self.snd_nxt) && !ack.before(self.snd_una - self.cold.max_wnd)
     }
 
     /// RFC 5961, 3.2: only a reset that is exactly where the next byte is counts.
@@ -458,7 +472,7 @@ impl Session {
             }
             self.open(w, segment, Cause::AckOfSyn);
         }
-        if ack.after(self.snd_nxt) || ack.before(self.snd_una - self.cold.max_wnd) {
+        if !self.is_possible(ack) {
             w.lane.stats.bad_acks += 1;
             self.challenge(w);
             return false;

@@ -111,15 +111,47 @@ fn echo_is_of_the_segment_at_the_left_edge() {
     peer.send("PA 2:12 ack 1 <ts 120 0>");
     assert_eq!(echo(&mut peer), Some(120));
     // Outside the window, or with an acknowledgement that cannot be: somebody else's.
-    for text in
-        ["A n-1 ack 1", "PA n-5:n ack 1", "A n+70000 ack 1", "PA n:n+1 ack m+1", "PA n:n+1 ack u-70000", "R n-1", "S n"]
-    {
+    for text in [
+        "A n-1 ack 1",
+        "PA n-5:n-1 ack 1",
+        "PA n-5:n ack m+1",
+        "A n+70000 ack 1",
+        "PA n:n+1 ack m+1",
+        "PA n:n+1 ack u-70000",
+        "R n-1",
+        "S n",
+    ] {
         peer.send(&format!("{text} <ts 2000000000 0>"));
     }
     peer.sent();
     peer.send("PA n:n+1 ack 1 <ts 121 0>");
     assert_eq!((echo(&mut peer), peer.read()), (Some(121), 22));
     peer.finish();
+}
+
+/// When an acknowledgement is lost, the peer sends its last segment again: what it measures is the time since then, not since the first transmission.
+#[test]
+fn echo_is_of_the_last_transmission() {
+    let mut peer = stamped(100);
+    peer.send("PA 1:2 ack 1 <ts 110 0>");
+    assert_eq!(echo(&mut peer), Some(110));
+    peer.send("PA 1:2 ack 1 <ts 900 0>");
+    assert_eq!(echo(&mut peer), Some(900));
+    peer.send("FPA 1:2 ack 1 <ts 1000 0>");
+    assert_eq!(echo(&mut peer), Some(1000));
+    peer.send("FPA 1:2 ack 1 <ts 2000 0>");
+    assert_eq!((echo(&mut peer), peer.read()), (Some(2000), 1));
+    peer.finish();
+}
+
+/// The same for a SYN whose answer was lost; one that was overtaken sets nothing back.
+#[test]
+fn echo_is_of_the_last_syn() {
+    let mut peer = Peer::listening(&TIMESTAMPS());
+    for (clock, told) in [(100, 100), (1100, 1100), (3100, 3100), (1100, 3100)] {
+        peer.send(&format!("S 0 <mss 1460, ts {clock} 0>"));
+        assert_eq!(echo(&mut peer), Some(told), "{clock}");
+    }
 }
 
 /// PAWS (RFC 7323, 5.3): older than the last is an old duplicate, whatever its number; but not a reset.
