@@ -275,6 +275,7 @@ impl<T: TxQueue> Context<T> {
         handler: &mut impl FnMut(&mut Self, Event<'_>),
     ) {
         let meta = frame.meta();
+        // MUST-3, by the device or here.
         let is_sound =
             meta.checksum == Checksum::Good || (meta.checksum == Checksum::Unchecked && host::verify(segment.packet));
         let is_plain = segment.destination == self.config.ip.to_bits() && meta.vlan().is_none() && !frame.is_chained();

@@ -41,14 +41,15 @@ impl TcpConfig {
     }
 }
 
-/// When a connection that nothing passes over is asked whether it still stands (RFC 9293, 3.8.4; off unless wanted, MUST-25).
+/// When a connection that nothing passes over is asked whether it still stands (RFC 9293, 3.8.4; a choice, MUST-24,
+/// and off unless wanted, MUST-25).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Silence before the first probe, in nanoseconds.
+    /// Silence before the first probe, in nanoseconds (MUST-26, MUST-27).
     pub idle: Nanos,
     /// Between probes, in nanoseconds.
     pub interval: Nanos,
-    /// Probes without an answer before the connection is given up.
+    /// Probes without an answer before the connection is given up: one that was lost means nothing (MUST-29).
     pub probes: u16,
 }
 

@@ -424,7 +424,7 @@ impl Session {
         !ack.after(self.snd_nxt) && !ack.before(self.snd_una - self.cold.max_wnd)
     }
 
-    /// RFC 5961, 3.2: only a reset that is exactly where the next byte is counts.
+    /// RFC 5961, 3.2: only a reset that is exactly where the next byte is counts; it may carry text (SHLD-2).
     fn receive_reset<T: TxQueue>(&mut self, w: &mut Work<'_, T>, seq: Seq) {
         if seq != self.rcv_nxt {
             w.lane.stats.blind_resets += 1;
@@ -528,7 +528,7 @@ impl Session {
             self.insert(w, text, frame);
         }
         self.flags |= Flags::ACK_DUE;
-        // Out of order, or a gap filled: at once (RFC 5681, 4.2).
+        // Out of order (MAY-13), or a gap filled: at once (RFC 5681, 4.2).
         if self.cold.out_of_order > 0 || self.flags.contains(Flags::TROUBLE) || self.rcv_edge == self.rcv_nxt {
             self.flags |= Flags::ACK_NOW;
         }
@@ -557,7 +557,7 @@ impl Session {
         Text { seq: first, start: segment.payload_at + cut.min(0xFFFF) as u16, len: last.since(first) as u16 }
     }
 
-    /// Enters text where it belongs. What is there already stays (first come, first kept), except that a segment that a newer one wholly covers gives way.
+    /// Enters text where it belongs, also what is out of order (SHLD-31). What is there already stays (first come, first kept), except that a segment that a newer one wholly covers gives way.
     fn insert<T: TxQueue>(&mut self, w: &mut Work<'_, T>, mut text: Text, frame: Frame<'_>) {
         if text.seq.after(self.rcv_nxt) && w.lane.kept.available() <= w.lane.kept.capacity() / IN_ORDER_SHARE {
             return self.no_room_for(w);

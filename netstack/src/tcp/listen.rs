@@ -23,7 +23,7 @@ pub(super) struct Listener {
 }
 
 impl Tcp {
-    /// Waits for connections on `port`.
+    /// Waits for connections on `port`, whatever connections there are or are about to be on it (RFC 9293, 3.9.1.1: MUST-41, MUST-42).
     pub fn listen(&mut self, port: u16, options: &TcpOptions) -> Result<(), TcpError> {
         if port == 0 {
             return Err(TcpError::BadAddress);
@@ -65,7 +65,7 @@ impl Tcp {
         let stats = &mut self.shared.stats;
         stats.segments_received += 1;
         let key = Key::of_segment(segment.source, segment.ports);
-        // Nothing that claims to come from no host gets an answer (MUST-63).
+        // Nothing that claims to come from no host gets an answer (MUST-63), and nothing that went to all of them (MUST-57).
         let remote = key.remote();
         if !is_host(*remote.ip()) || *remote.ip() == self.ip || remote.port() == 0 || station.is_group() {
             stats.bad_flags += 1;

@@ -217,7 +217,8 @@ impl Tcp {
         hasher.finish()
     }
 
-    /// An initial sequence number: a clock of 4 microseconds and a secret of the connection's own (RFC 6528, 3: MUST-8, MUST-9).
+    /// An initial sequence number: a clock of 4 microseconds and a secret of the connection's own (RFC 6528, 3: MUST-8, MUST-9,
+    /// SHLD-1).
     fn initial_sequence(&self, now: Nanos, key: Key) -> Seq {
         Seq(((now / 4000) as u32).wrapping_add(self.hash("sequence", key) as u32))
     }
@@ -681,7 +682,7 @@ impl Session {
             self.send_reset(w);
             self.fail(w, TcpEnd::TimedOut);
         } else {
-            // Not while data is outstanding: its retransmission asks louder (RFC 9293, 3.8.4).
+            // Without text (SHLD-12), and not while data is outstanding: its retransmission asks louder (RFC 9293, 3.8.4).
             if self.sent_first.is_none() && self.ask(w) {
                 self.cold.keepalives += 1;
             }
@@ -725,7 +726,8 @@ impl Session {
     }
 
     fn settle_ack<T: TxQueue>(&mut self, w: &mut Work<'_, T>) {
-        // At least every second full segment (RFC 9293, 3.8.6.3: SHLD-19), and within half a second (MUST-40).
+        // One for all that a poll brought (MUST-58, MUST-59, SHLD-18), for at least every second full segment (RFC 9293, 3.8.6.3: SHLD-19), and within
+        // half a second (MUST-40).
         let delay = self.cold.options.ack_delay.min(LONGEST_ACK_DELAY);
         let full = self.rcv_nxt.since(self.rcv_told) >= 2 * u32::from(self.mss);
         if delay == 0 || full || self.flags.contains(Flags::ACK_NOW) {

@@ -1,4 +1,4 @@
-//! TCP options (RFC 9293, 3.1; RFC 2018; RFC 7323): read once, leniently; written in the order that other stacks do.
+//! TCP options (RFC 9293, 3.1: MUST-4; RFC 2018; RFC 7323): read once, leniently; written in the order that other stacks do.
 
 use arrayvec::ArrayVec;
 
@@ -52,7 +52,7 @@ pub(super) fn plain_timestamps(options: &[u8]) -> Option<(u32, u32)> {
 }
 
 impl Options {
-    /// Reads a header's options. Unknown ones are passed over by their length (MUST-6).
+    /// Reads a header's options, those of any segment (MUST-5), wherever they begin (MUST-64). Unknown ones are passed over by their length (MUST-6).
     pub fn parse(mut bytes: &[u8]) -> Self {
         let mut options = Self::default();
         while let Some((&kind, rest)) = bytes.split_first() {
@@ -97,7 +97,7 @@ impl Options {
         }
     }
 
-    /// Writes them, padded to whole words.
+    /// Writes them, each but the padding with its length (MUST-68), padded to whole words.
     pub fn write(&self) -> ArrayVec<u8, MAX_LEN> {
         let mut out = ArrayVec::new();
         // What is asked for fits: at most MSS, SACK-permitted, timestamps and scale (20), or timestamps and three blocks (40).

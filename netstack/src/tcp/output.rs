@@ -34,7 +34,7 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// Headers with everything in place but what differs from segment to segment.
+    /// Headers with everything in place but what differs from segment to segment: all of a connection's have one source address (MUST-45).
     pub fn headers(&self, key: Key) -> [u8; PREPARED] {
         const DONT_FRAGMENT: u8 = 0x40;
         const TTL: u8 = 64;
@@ -55,7 +55,7 @@ impl Addresses {
         headers
     }
 
-    /// The pseudo-header's sum without the length.
+    /// The pseudo-header's sum without the length. The device finishes the checksum (MUST-2).
     pub fn pseudo(&self, key: Key) -> u16 {
         checksum::pseudo_header(self.ip.to_be_bytes(), key.remote().ip().octets(), TCP, 0)
     }
@@ -177,7 +177,7 @@ impl Session {
         if let Err(error) = self.may_send(w, payload) {
             return Err((error, buffer));
         }
-        // Every send is a message of its own, so the peer's user is to see it at once (MUST-61).
+        // Every send is a message of its own, sent at once (MUST-60), so the peer's user is to see it at once (MUST-61).
         self.transmit(w, buffer, flag::PSH, payload, Marks::empty())
     }
 
@@ -336,7 +336,8 @@ impl Session {
         self.send_ack_at(w, if is_inside { self.snd_nxt } else { edge })
     }
 
-    /// Sends our SYN, or SYN and ACK, with what we offer; again when it was sent before (MUST-23).
+    /// Sends our SYN, or SYN and ACK, with what we offer, always with the segment size, and that in no other segment (MUST-14, MUST-65, SHLD-5, MAY-3);
+    /// again, and by the same rules as data, when it was sent before (MUST-22, MUST-23).
     pub fn send_syn<T: TxQueue>(&mut self, w: &mut Work<'_, T>) {
         let answers = self.state == TcpState::SynReceived;
         let offered = &self.cold.options;
@@ -364,6 +365,7 @@ impl Session {
         self.arm(w.lane, self.cold.rtx_due);
     }
 
+    /// What one frame of the port holds without headers, at most (RFC 9293, 3.7.1: MUST-67).
     fn mss_offered(&self) -> u16 {
         self.cold.options.mss.clamp(64, MAX_MSS)
     }

@@ -79,7 +79,7 @@ impl Retransmits {
     }
 }
 
-/// How a connection ended that did not end in order.
+/// How a connection ended that did not end in order; its user is told (MUST-12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TcpEnd {
     /// The peer answered the request with a reset.

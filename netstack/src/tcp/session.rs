@@ -184,7 +184,7 @@ pub(super) enum Waiting {
 pub(super) struct Session {
     // What a segment is held against.
     pub key: Key,
-    /// SND.UNA, SND.NXT, SND.WND (scaled), RCV.NXT (RFC 9293, 3.3.1).
+    /// SND.UNA, SND.NXT, SND.WND (scaled, and never negative: MUST-1), RCV.NXT (RFC 9293, 3.3.1).
     pub snd_una: Seq,
     pub snd_nxt: Seq,
     pub snd_wnd: u32,
@@ -482,7 +482,7 @@ impl Session {
         self.arm(lane, due);
     }
 
-    /// Bytes that may be sent now: what the peer's window and the congestion window leave.
+    /// Bytes that may be sent now: what the peer's window, shrunk though it may be (SHLD-15), and the congestion window leave.
     #[inline]
     pub fn room(&self) -> u32 {
         let window = (self.snd_una + self.snd_wnd).since(self.snd_nxt);
@@ -493,7 +493,8 @@ impl Session {
         }
     }
 
-    /// How many of `wanted` bytes go into the next segment, if there is room for them: silly ones are not sent (RFC 9293, 3.8.6.2.1: MUST-38).
+    /// How many of `wanted` bytes go into the next segment, if there is room for them: as large ones as can be (SHLD-28), and no silly ones (RFC 9293,
+    /// 3.8.6.2.1: MUST-38). What fits is never held back for more to come: there is no Nagle (MUST-17).
     pub fn portion(&self, wanted: usize) -> u16 {
         let whole = wanted.min(self.mss.into()) as u32;
         let part = whole.min(self.room());

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod licences;
+mod requirements;
 mod scan;
 
 use proc_macro2::Delimiter;
