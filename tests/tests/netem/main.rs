@@ -25,7 +25,7 @@ type Row = (&'static str, &'static str, u64);
 const ROWS: &[Row] = &[
     ("loss 1 %", "delay 10ms loss 1%", 4 << 20),
     ("loss 5 %", "delay 10ms loss 5%", 1 << 20),
-    ("loss 20 %", "delay 10ms loss 20%", 512 << 10),
+    ("loss 20 %", "delay 10ms loss 20%", 256 << 10),
     ("reordering", "delay 20ms reorder 25%", 4 << 20),
     ("duplication", "delay 10ms rate 4mbit duplicate 10%", 2 << 20),
     ("corruption", "delay 10ms corrupt 1%", 4 << 20),
