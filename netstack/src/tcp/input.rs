@@ -330,6 +330,11 @@ impl Session {
             self.unblock(w);
         }
         self.try_fin(w);
+        if self.flags.contains(Flags::ACK_NOW) && !segment.payload.is_empty() {
+            // The segment before it in this poll was out of order: each is answered (RFC 5681, 4.2), for the peer may count the answers, and they get
+            // lost as well.
+            self.send_ack(w);
+        }
         self.take_text(w, segment, frame);
         self.keep_alive(w);
         self.judge();

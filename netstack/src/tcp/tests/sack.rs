@@ -44,6 +44,18 @@ fn blocks_are_told_newest_first_and_four_at_most() {
     peer.finish();
 }
 
+/// Three answers tell a peer without SACK what is lost (RFC 5681, 3.2 and 4.2), also where one poll brings all that was out of order. What is in order
+/// has one.
+#[test]
+fn each_segment_out_of_order_is_answered() {
+    let mut peer = Peer::accepted();
+    peer.send_all(&["A 11:21 ack 1", "A 21:31 ack 1", "A 31:41 ack 1"]);
+    peer.expect(&["A 1 ack 1 <sack 11:21>", "A 1 ack 1 <sack 11:31>", "A 1 ack 1 <sack 11:41>"]);
+    peer.send_all(&["A 1:11 ack 1", "A 41:51 ack 1", "A 51:61 ack 1"]);
+    peer.expect(&["A 1 ack 41 <>", "A 1 ack 61 <>"]);
+    peer.finish();
+}
+
 #[test]
 fn three_blocks_fit_beside_timestamps() {
     let mut peer = Peer::listening(&TcpOptions { timestamps: true, ..TcpOptions::default() });
