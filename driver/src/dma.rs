@@ -1,5 +1,6 @@
 //! Memory that a device may reach: shared memfds, prefaulted, on huge pages where there are any, each at one I/O virtual address.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -477,6 +478,92 @@ impl Words16 for DmaWords {
     }
 }
 
+/// The memory of a ring of 16-byte descriptors, and what the driver keeps for each of them. Indices wrap.
+pub(crate) struct DmaRing<T> {
+    words: DmaWords,
+    /// As many as there are descriptors.
+    kept: Box<[Cell<T>]>,
+    /// One less than that.
+    mask: usize,
+}
+
+impl<T> DmaRing<T> {
+    /// A ring in `words` that keeps `kept`; `None` unless these are as many as there are descriptors.
+    pub fn new(words: DmaWords, kept: impl IntoIterator<Item = T>) -> Option<Self> {
+        let kept: Box<[_]> = kept.into_iter().map(Cell::new).collect();
+        let mask = kept.len().checked_sub(1)?;
+        (kept.len().is_power_of_two() && kept.len() * 16 == words.byte_len()).then_some(Self { words, kept, mask })
+    }
+
+    /// The memory.
+    pub fn words(&self) -> &DmaWords {
+        &self.words
+    }
+
+    /// The ring, borrowed: a loop over it keeps all of this in registers.
+    #[inline]
+    pub fn view(&self) -> RingView<'_, T> {
+        let kept = NonNull::from(&*self.kept).cast();
+        RingView { base: self.words.base, kept, mask: self.mask, ring: PhantomData }
+    }
+}
+
+/// A ring, borrowed.
+pub(crate) struct RingView<'a, T> {
+    /// The first word.
+    base: NonNull<AtomicU64>,
+    /// What is kept for the first descriptor.
+    kept: NonNull<Cell<T>>,
+    /// One less than the number of descriptors.
+    mask: usize,
+    ring: PhantomData<&'a DmaRing<T>>,
+}
+
+impl<T> Clone for RingView<'_, T> {
+    #[inline]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for RingView<'_, T> {}
+
+impl<'a, T> RingView<'a, T> {
+    /// The place in the ring that `index` wraps to.
+    #[inline]
+    pub fn wrap(self, index: u32) -> u32 {
+        index & self.mask as u32
+    }
+
+    /// What is kept for the descriptor at `index`.
+    #[inline]
+    pub fn kept(self, index: u32) -> &'a Cell<T> {
+        // SAFETY: `DmaRing::new` checked that there are as many as descriptors, whose number is that of the words by two; the mask keeps the
+        // index below; the ring is borrowed, so they live.
+        unsafe { self.kept.add(index as usize & self.mask).as_ref() }
+    }
+
+    #[inline]
+    fn word(self, index: usize) -> &'a AtomicU64 {
+        let (descriptor, word) = (index / 2 & self.mask, index % 2);
+        // SAFETY: the mask keeps the descriptor below their number, and each has two words; the ring is borrowed, so the mapping lives; all
+        // parties access descriptor words as atomics of this width.
+        unsafe { self.base.add(descriptor * 2 + word).as_ref() }
+    }
+}
+
+impl<T> Words for RingView<'_, T> {
+    #[inline]
+    fn load(&self, index: usize, order: Ordering) -> u64 {
+        self.word(index).load(order)
+    }
+
+    #[inline]
+    fn store(&self, index: usize, value: u64, order: Ordering) {
+        self.word(index).store(value, order);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -490,6 +577,23 @@ mod tests {
         for (offset, count) in [(4, 8), (0, 3), (region.len() - 32, 8), (usize::MAX - 7, 2)] {
             assert!(region.words(offset, count).is_none(), "{offset} {count}");
         }
+    }
+
+    #[test]
+    fn ring_wraps_and_keeps_one_thing_a_descriptor() {
+        let words = || DmaAllocator::unmapped().allocate("test", 4096).unwrap().into_words(16).unwrap();
+        for kept in [0, 4, 7, 9, 16] {
+            assert!(DmaRing::new(words(), 0..kept).is_none(), "{kept}");
+        }
+        let ring = DmaRing::new(words(), 0..8).unwrap();
+        let view = ring.view();
+        crate::ring::post(&view, u32::MAX, [1, 2]);
+        crate::ring::post(&view, 8, [3, 4]);
+        assert_eq!([14, 15, 0, 1].map(|word| ring.words().load(word, Ordering::Relaxed)), [1, 2, 3, 4]);
+        assert_eq!(
+            [u32::MAX, 8, 7, 6].map(|at| (view.wrap(at), view.kept(at).get())),
+            [(7, 7), (0, 0), (7, 7), (6, 6)]
+        );
     }
 
     #[test]

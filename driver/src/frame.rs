@@ -109,11 +109,14 @@ impl Segment {
     }
 }
 
+/// The buffers of a chained frame behind the first.
+pub(crate) type Chain = ArrayVec<Segment, { MAX_SEGMENTS - 1 }>;
+
 /// Lets go of the buffers of a frame that was taken, with all its segments: what the handler borrowed of it is gone.
 #[cold]
-fn settle(pool: &Pool, first: BufferId, rest: &[Segment]) {
+fn settle(pool: &Pool, first: BufferId, rest: Option<&Chain>) {
     pool.release(first);
-    rest.iter().for_each(|segment| pool.release(segment.original));
+    rest.into_iter().flatten().for_each(|segment| pool.release(segment.original));
 }
 
 /// A received frame, lent in place for the time of the handler's call. Handed on by value: what an inlined handler does not ask for is never put together.
@@ -123,12 +126,12 @@ pub struct Frame<'a> {
     pool: &'a Pool,
     /// Names the first segment's buffer.
     buffer: &'a Cell<BufferId>,
-    rest: &'a [Segment],
+    rest: Option<&'a Chain>,
     meta: FrameMeta,
 }
 
 impl<'a> Frame<'a> {
-    /// Lends a frame to `handler`: its first `bytes` lie in `buffer`, the others in the chained buffers `rest`. Where the handler takes the frame, fresh
+    /// Lends a frame to `handler`: its first `bytes` lie in `buffer`, those of a chained frame behind them in the buffers `rest`. Where the handler takes the frame, fresh
     /// buffers stand in these cells afterwards.
     ///
     /// # Safety
@@ -137,7 +140,7 @@ impl<'a> Frame<'a> {
     pub(crate) unsafe fn lend(
         pool: &'a Pool,
         (buffer, bytes): (&'a Cell<BufferId>, &'a [u8]),
-        rest: &'a [Segment],
+        rest: Option<&'a Chain>,
         meta: FrameMeta,
         handler: impl FnOnce(Frame<'_>),
     ) {
@@ -164,7 +167,7 @@ impl<'a> Frame<'a> {
     /// Whether the frame goes on in further segments.
     #[inline]
     pub fn is_chained(&self) -> bool {
-        !self.rest.is_empty()
+        self.rest.is_some()
     }
 
     /// The bytes, segment by segment.
@@ -172,7 +175,8 @@ impl<'a> Frame<'a> {
     pub fn segments(&self) -> impl Iterator<Item = &'a [u8]> {
         let Self { pool, rest, bytes, .. } = *self;
         // SAFETY: by the promise made to `lend`, nobody writes to the buffers before `'a` ends.
-        let rest = rest.iter().map(move |segment| unsafe { pool.bytes(segment.buffer.get(), segment.len) });
+        let rest =
+            rest.into_iter().flatten().map(move |segment| unsafe { pool.bytes(segment.buffer.get(), segment.len) });
         std::iter::once(bytes).chain(rest)
     }
 
@@ -181,13 +185,13 @@ impl<'a> Frame<'a> {
     #[inline]
     pub fn take(self) -> Result<OwnedFrame, Self> {
         let Self { bytes, pool, buffer, rest, meta } = self;
-        if pool.available() <= rest.len() {
+        if pool.available() <= rest.map_or(0, |rest| rest.len()) {
             return Err(self);
         }
         let mut segments = ArrayVec::new();
         let start = pool.start_of(buffer.get(), bytes);
         let first = std::iter::once((buffer, start.saturating_add(bytes.len() as u16)));
-        for (buffer, len) in first.chain(rest.iter().map(|segment| (&segment.buffer, segment.len))) {
+        for (buffer, len) in first.chain(rest.into_iter().flatten().map(|segment| (&segment.buffer, segment.len))) {
             if let Some(fresh) = pool.take_id() {
                 let taken = buffer.replace(fresh);
                 // Slices of the frame live until the handler returns, even if the taken frame does not: `lend` holds the buffer until then.

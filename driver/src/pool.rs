@@ -226,7 +226,7 @@ impl Buffer {
         // SAFETY: no device knows of the buffer, and `&mut self` keeps everybody else from writing to it while the frame lives.
         unsafe {
             let bytes = self.pool.bytes(self.id.get(), meta.len);
-            Frame::lend(&self.pool, (&self.id, bytes), &[], meta, handler);
+            Frame::lend(&self.pool, (&self.id, bytes), None, meta, handler);
         }
     }
 

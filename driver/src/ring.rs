@@ -43,18 +43,27 @@ pub fn post<W: Words>(words: &W, slot: u32, descriptor: [u64; 2]) {
 /// which the device writes last. Each word is loaded once, the one with the done bit first.
 #[inline]
 pub fn take_done<W: Words>(words: &W, slot: u32, done: u64) -> Option<[u64; 2]> {
-    let at = slot as usize * 2;
-    let last = words.load(at + 1, Ordering::Acquire);
-    if last & done != done {
-        return None;
-    }
-    Some([words.load(at, Ordering::Relaxed), last])
+    let last = last_word(words, slot);
+    (last & done == done).then(|| [first_word(words, slot), last])
 }
 
 /// Whether the device is done with the descriptor at `slot`, as [`take_done`] sees it; for those of which nothing else matters.
 #[inline]
 pub fn is_done<W: Words>(words: &W, slot: u32, done: u64) -> bool {
-    words.load(slot as usize * 2 + 1, Ordering::Acquire) & done == done
+    last_word(words, slot) & done == done
+}
+
+/// The second word of the descriptor at `slot`, which the device writes last. Where it tells that the device is done, all that was written
+/// before is seen by loads after this one.
+#[inline]
+pub fn last_word<W: Words>(words: &W, slot: u32) -> u64 {
+    words.load(slot as usize * 2 + 1, Ordering::Acquire)
+}
+
+/// The first word of the descriptor at `slot`, for those who know from [`last_word`] that the device is done with it.
+#[inline]
+pub fn first_word<W: Words>(words: &W, slot: u32) -> u64 {
+    words.load(slot as usize * 2, Ordering::Relaxed)
 }
 
 /// The two ends of a descriptor ring: free-running counts, one added when the driver posts, one when it takes back.

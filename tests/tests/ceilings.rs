@@ -12,9 +12,9 @@ use serde_json::Value;
 /// A benchmark's figure, as a path into its JSON, and the most it may be. Raise one only with the reason in the commit.
 const CEILINGS: [(&str, &str, f64); 14] = [
     // Aim: 40 a frame at bursts of 32.
-    ("driver", "/receive/0/instructions", 124.0),
-    ("driver", "/receive/1/instructions", 68.0),
-    ("driver", "/receive/2/instructions", 62.0),
+    ("driver", "/receive/0/instructions", 92.0),
+    ("driver", "/receive/1/instructions", 44.0),
+    ("driver", "/receive/2/instructions", 39.0),
     ("driver", "/transmit/0/instructions", 242.0),
     ("driver", "/transmit/2/instructions", 165.0),
     // Aim: 60.

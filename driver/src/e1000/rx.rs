@@ -4,12 +4,10 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrayvec::ArrayVec;
-
 use super::desc::{self, Layout, ReceiveWriteBack, Verdict};
 use super::regs::{Cause, ICR, IMS};
 use crate::dma::{DmaWords, RegionWords};
-use crate::frame::{Checksum, Frame, FrameMeta, Known, MAX_SEGMENTS, Segment};
+use crate::frame::{Chain, Checksum, Frame, FrameMeta, Known, MAX_SEGMENTS, Segment};
 use crate::mmio::{Doorbell, Mmio};
 use crate::pool::{BUFFER_LEN, BufferId, Pool, PoolView};
 use crate::port::{QueueFault, RxQueue};
@@ -111,9 +109,6 @@ struct View<'a> {
     pool: PoolView<'a>,
     layout: Layout,
 }
-
-/// The buffers of a chained frame behind the first.
-type Chain = ArrayVec<Segment, { MAX_SEGMENTS - 1 }>;
 
 /// A frame as the ring holds it.
 struct Gathered<'a> {
@@ -252,10 +247,11 @@ impl RxQueue for Rx {
             };
             let Gathered { back, head: (buffer, len), total } = gathered;
             let meta = meta(self.terms.queue, back, total);
+            let rest = (!chain.is_empty()).then_some(&chain);
             // SAFETY: the device has set the done bit of every buffer, lengths are sound, and the buffers are posted below.
             unsafe {
                 let bytes = view.pool.bytes(buffer.get(), len);
-                Frame::lend(&self.pool, (buffer, bytes), &chain, meta, &mut handler);
+                Frame::lend(&self.pool, (buffer, bytes), rest, meta, &mut handler);
             }
             self.next = view.refill(slot, buffer.get());
             if !chain.is_empty() {

@@ -1,7 +1,10 @@
 //! Descriptor layouts: 16 bytes, two 64-bit words (82599 datasheet 7.1.6 and 7.2.3).
 #![forbid(unsafe_code)]
 
+use std::num::NonZeroU16;
+
 use crate::frame::Known;
+use crate::pool::BUFFER_LEN;
 use crate::port::{ChecksumOffload, TxMeta};
 
 /// A receive descriptor that gives the buffer at `iova` to the device; the write-back will cover both words.
@@ -18,7 +21,7 @@ impl ReceiveWriteBack {
     /// The done bit, in the second word.
     pub const DONE: u64 = 1;
     /// Done, and the frame ends here.
-    pub const WHOLE: u64 = Self::DONE | Self::END_OF_PACKET;
+    const WHOLE: u64 = Self::DONE | Self::END_OF_PACKET;
     const END_OF_PACKET: u64 = 1 << 1;
     const VLAN_TAKEN: u64 = 1 << 3;
     const L4_CHECKED: u64 = 1 << 5;
@@ -60,12 +63,20 @@ impl ReceiveWriteBack {
         (self.0[0] >> 32) as u32
     }
 
+    /// Bytes of a frame that is whole in one buffer, in a length that is possible; `last` is the second word. One comparison for all of it: moved to
+    /// the length's end and less what they must be, the lower bits borrow from nothing only where all are set and the length is not zero.
+    #[inline]
+    pub fn whole_len(last: u64) -> Option<NonZeroU16> {
+        const FIELDS: u64 = 0xFFFF << 32 | ReceiveWriteBack::WHOLE;
+        const ONE_BYTE: u64 = 1 << 32 | ReceiveWriteBack::WHOLE;
+        let beyond_one = (last & FIELDS).rotate_left(32).wrapping_sub(ONE_BYTE.rotate_left(32));
+        (beyond_one < BUFFER_LEN as u64).then_some(NonZeroU16::MIN.saturating_add(beyond_one as u16))
+    }
+
     /// Bytes written into the buffer, where that is possible at all: 1 to `buffer_len`.
     #[inline]
-    pub fn sound_len(self, buffer_len: u16) -> Option<u16> {
-        let len = self.len();
-        // Zero wraps around to the largest length, so one comparison refuses both ends.
-        (len.wrapping_sub(1) < buffer_len).then_some(len)
+    pub fn sound_len(self, buffer_len: u16) -> Option<NonZeroU16> {
+        NonZeroU16::new(self.len()).filter(|len| len.get() <= buffer_len)
     }
 
     /// What the device says of the checksums.
@@ -215,6 +226,19 @@ mod tests {
         assert_eq!(verdict(1 << 9, 1 << 5 | 1 << 6 | 1 << 30), Verdict::BadUdp);
         assert_eq!(verdict(0, 1 << 6), Verdict::Unchecked);
         assert_eq!(verdict(0, 0), Verdict::Unchecked);
+    }
+
+    #[test]
+    fn whole_frames_are_done_end_here_and_have_a_possible_length() {
+        for other in [0, !(0xFFFF << 32 | 0b11)] {
+            for status in 0..4 {
+                for len in [0, 1, 2, 2047, 2048, 2049, 0xFFFF] {
+                    let whole = (status == 0b11 && (1..=2048).contains(&len)).then_some(len as u16);
+                    let found = ReceiveWriteBack::whole_len(other | len << 32 | status);
+                    assert_eq!(found.map(NonZeroU16::get), whole, "{other:#x}, {status}, {len}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,16 +1,14 @@
 //! The receive half: polls the ring, lends frames, gives buffers back.
 
-use std::cell::Cell;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use arrayvec::ArrayVec;
 
 use super::desc::{self, ReceiveWriteBack, Verdict};
 use super::regs::EIMS_EX;
 use crate::bus::model::ArrivalStamps;
-use crate::dma::{DmaWords, RegionWords};
-use crate::frame::{Checksum, Frame, FrameMeta, Known, MAX_SEGMENTS, Segment};
+use crate::dma::{DmaRing, DmaWords, RingView};
+use crate::frame::{Chain, Checksum, Frame, FrameMeta, Known, Segment};
 use crate::mmio::{Doorbell, Mmio};
 use crate::pool::{BUFFER_LEN, BufferId, Pool, PoolView};
 use crate::port::{QueueFault, RxQueue};
@@ -26,16 +24,14 @@ const DOORBELL_EVERY: u32 = 32;
 /// when the tail passes it. The tail stays one slot behind, because a tail that equals the head means an empty ring.
 pub struct Rx {
     pub(super) queue: u16,
-    words: DmaWords,
-    /// The slot that the device fills next.
+    /// The descriptors, and the buffer behind each.
+    ring: DmaRing<BufferId>,
+    /// The descriptor that the device fills next, counted on and on.
     next: u32,
-    mask: u32,
-    /// The buffer behind each descriptor.
-    buffers: Box<[Cell<BufferId>]>,
     pool: Pool,
     mmio: Mmio,
     tail: Doorbell,
-    /// The slot up to which the device has been told of refilled descriptors.
+    /// The descriptor up to which the device has been told of refilled descriptors.
     announced: u32,
     stamps: Option<Arc<ArrivalStamps>>,
     fault: Option<QueueFault>,
@@ -56,82 +52,73 @@ impl Rx {
         for slot in 0..size {
             let id = pool.take_id()?;
             ring::post(&words.view(), slot, desc::receive(pool.iova(id)));
-            buffers.push(Cell::new(id));
+            buffers.push(id);
         }
-        let (buffers, mask) = (buffers.into_boxed_slice(), size.checked_sub(1)?);
-        Some(Self { queue, words, next: 0, mask, buffers, pool, mmio, tail, announced: 0, stamps, fault: None })
+        let ring = DmaRing::new(words, buffers)?;
+        Some(Self { queue, ring, next: 0, pool, mmio, tail, announced: 0, stamps, fault: None })
     }
 
     /// Writes the tail register: every refilled descriptor but the last is the device's.
     #[inline]
     pub(super) fn announce(&mut self) {
         self.announced = self.next;
-        self.tail.ring(self.next.wrapping_sub(1) & self.mask);
+        self.tail.ring(self.ring.view().wrap(self.next.wrapping_sub(1)));
     }
 
     /// Where the ring is, for the device.
     pub(super) fn words(&self) -> &DmaWords {
-        &self.words
+        self.ring.words()
     }
 }
 
 /// The ring and its buffers, borrowed apart from the queue's state, so that a loop keeps in registers what does not change.
 #[derive(Clone, Copy)]
 struct View<'a> {
-    words: RegionWords<'a>,
-    mask: u32,
-    buffers: &'a [Cell<BufferId>],
+    ring: RingView<'a, BufferId>,
     pool: PoolView<'a>,
 }
 
-impl<'a> View<'a> {
-    /// The frame at `slot`, where it is whole in one sound buffer: the common case.
+impl View<'_> {
+    /// The frame of `len` bytes at `slot`, whole in one sound buffer: the common case. `last` is the second word of its descriptor.
     #[inline]
-    fn whole(&self, slot: u32) -> Option<Gathered<'a>> {
-        let back = ReceiveWriteBack(ring::take_done(&self.words, slot, ReceiveWriteBack::WHOLE)?);
-        let total = back.sound_len(BUFFER_LEN as u16)?;
-        Some(Gathered { back, head: (self.buffers.get(slot as usize)?, total), total })
-    }
-
-    /// Whether the device has written to `slot` at all: mostly not, where a burst ends.
-    #[inline]
-    fn is_done(&self, slot: u32) -> bool {
-        ring::is_done(&self.words, slot, ReceiveWriteBack::DONE)
+    fn whole(&self, slot: u32, last: u64, len: NonZeroU16) -> Gathered {
+        let back = ReceiveWriteBack([ring::first_word(&self.ring, slot), last]);
+        Gathered { back, first: len, total: len.get() }
     }
 
     /// Looks at what is no frame in one sound buffer: gathers the buffers behind the first into `chain`. `None` when the device has not written
     /// all of it yet; it is looked at again then.
     #[cold]
-    fn gather(self, queue: u16, start: u32, chain: &mut Chain) -> Result<Option<Gathered<'a>>, QueueFault> {
-        let impossible = |descriptor, field, value| QueueFault { queue, descriptor, field, value };
+    fn gather(self, queue: u16, start: u32, chain: &mut Chain) -> Result<Option<Gathered>, QueueFault> {
+        let impossible = |slot, field, value| QueueFault { queue, descriptor: self.ring.wrap(slot), field, value };
         let (mut first, mut total, mut slot) = (None, 0u16, start);
         loop {
-            let Some(words) = ring::take_done(&self.words, slot, ReceiveWriteBack::DONE) else {
+            let Some(words) = ring::take_done(&self.ring, slot, ReceiveWriteBack::DONE) else {
                 chain.clear();
                 return Ok(None);
             };
-            let (back, buffer) = (ReceiveWriteBack(words), self.buffers.get(slot as usize));
-            let Some((len, buffer)) = back.sound_len(BUFFER_LEN as u16).zip(buffer) else {
+            let back = ReceiveWriteBack(words);
+            let Some(len) = back.sound_len(BUFFER_LEN as u16) else {
                 return Err(impossible(slot, "PKT_LEN", back.len().into()));
             };
-            total = total.saturating_add(len);
-            let is_first = first.is_none();
-            let head = *first.get_or_insert((buffer, len));
-            if !is_first && chain.try_push(Segment::new(buffer.get(), len)).is_err() {
+            total = total.saturating_add(len.get());
+            let segment = Segment::new(self.ring.kept(slot).get(), len.get());
+            if first.is_some() && chain.try_push(segment).is_err() {
                 return Err(impossible(slot, "EOP (missing), bytes so far", total.into()));
             }
+            let first = *first.get_or_insert(len);
             if back.is_last() {
-                return Ok(Some(Gathered { back, head, total }));
+                return Ok(Some(Gathered { back, first, total }));
             }
-            slot = (slot + 1) & self.mask;
+            slot = slot.wrapping_add(1);
         }
     }
 
     /// Gives the descriptor at `slot` a buffer; returns the slot after it.
     #[inline]
     fn refill(&self, slot: u32, id: BufferId) -> u32 {
-        ring::post(&self.words, slot, desc::receive(self.pool.iova(id)));
-        (slot + 1) & self.mask
+        ring::post(&self.ring, slot, desc::receive(self.pool.iova(id)));
+        slot.wrapping_add(1)
     }
 
     /// Refills the descriptors of a chain behind its first one, from `slot` on; returns the slot after them.
@@ -139,32 +126,21 @@ impl<'a> View<'a> {
     fn refill_chain(self, mut slot: u32, chain: &mut Chain) -> u32 {
         for segment in chain.drain(..) {
             let id = segment.buffer.get();
-            if let Some(place) = self.buffers.get(slot as usize) {
-                place.set(id);
-            }
+            self.ring.kept(slot).set(id);
             slot = self.refill(slot, id);
         }
         slot
     }
 }
 
-/// The buffers of a chained frame behind the first.
-type Chain = ArrayVec<Segment, { MAX_SEGMENTS - 1 }>;
-
 /// A frame as the ring holds it.
-struct Gathered<'a> {
+struct Gathered {
     /// What was written over its last descriptor.
     back: ReceiveWriteBack,
-    /// The first buffer, and the bytes in it.
-    head: (&'a Cell<BufferId>, u16),
+    /// The bytes in its first buffer.
+    first: NonZeroU16,
     /// The bytes of all buffers.
     total: u16,
-}
-
-/// The arrival stamps by slot; none where the bus keeps none.
-#[inline]
-fn stamps(stamps: Option<&Arc<ArrivalStamps>>) -> &[AtomicU64] {
-    stamps.map_or(&[], |stamps| stamps.as_slice())
 }
 
 /// What is known about a frame of `len` bytes that begins with `first`, ends with `back` and arrived at `stamp`.
@@ -203,43 +179,50 @@ impl RxQueue for Rx {
             return Err(fault);
         }
         let mut chain = Chain::new();
-        let mut frames = 0;
-        let view = View { words: self.words.view(), mask: self.mask, buffers: &self.buffers, pool: self.pool.view() };
-        let stamps = stamps(self.stamps.as_ref());
-        while frames < budget {
+        let mut left = budget;
+        let view = View { ring: self.ring.view(), pool: self.pool.view() };
+        while left > 0 {
             let slot = self.next;
-            let gathered = match view.whole(slot) {
-                Some(gathered) => gathered,
-                None if !view.is_done(slot) => break,
+            let last = ring::last_word(&view.ring, slot);
+            let mut rest = None;
+            let gathered = match ReceiveWriteBack::whole_len(last) {
+                Some(len) => view.whole(slot, last, len),
+                // Mostly so where a burst ends.
+                None if last & ReceiveWriteBack::DONE == 0 => break,
                 None => match view.gather(self.queue, slot, &mut chain) {
-                    Ok(Some(gathered)) => gathered,
+                    Ok(Some(gathered)) => {
+                        rest = (!chain.is_empty()).then_some(&chain);
+                        gathered
+                    }
                     Ok(None) => break,
                     Err(fault) => return Err(*self.fault.insert(fault)),
                 },
             };
-            let Gathered { back, head: (buffer, len), total } = gathered;
+            let (Gathered { back, first, total }, buffer) = (gathered, view.ring.kept(slot));
+            let stamps = self.stamps.as_deref().map(ArrivalStamps::as_slice);
+            let stamp = stamps.and_then(|stamps| stamps.get(view.ring.wrap(slot) as usize));
             // SAFETY: the device has set the done bit of every buffer, lengths are sound, and the buffers are posted below.
             unsafe {
-                let bytes = view.pool.bytes(buffer.get(), len);
-                let meta = meta(self.queue, back, total, bytes, stamps.get(slot as usize));
-                Frame::lend(&self.pool, (buffer, bytes), &chain, meta, &mut handler);
+                let bytes = view.pool.bytes(buffer.get(), first.get());
+                let meta = meta(self.queue, back, total, bytes, stamp);
+                Frame::lend(&self.pool, (buffer, bytes), rest, meta, &mut handler);
             }
             self.next = view.refill(slot, buffer.get());
-            if !chain.is_empty() {
+            if rest.is_some() {
                 self.next = view.refill_chain(self.next, &mut chain);
             }
-            frames += 1;
+            left -= 1;
         }
-        if self.next.wrapping_sub(self.announced) & self.mask >= DOORBELL_EVERY {
+        if self.next.wrapping_sub(self.announced) >= DOORBELL_EVERY {
             self.announce();
         }
-        Ok(frames)
+        Ok(budget - left)
     }
 
     /// A queue that has stopped stands at the descriptor that is at fault, which is done.
     #[inline(always)]
     fn is_quiet(&self) -> bool {
-        !ring::is_done(&self.words, self.next, ReceiveWriteBack::DONE)
+        !ring::is_done(&self.ring.view(), self.next, ReceiveWriteBack::DONE)
     }
 
     fn arm_interrupt(&mut self) {

@@ -206,8 +206,9 @@ impl RxQueue for Rx {
                 unsafe {
                     let first = self.pool.bytes(before, written).get(usize::from(HEADER_LEN)..).unwrap_or_default();
                     let (len, checksum) = (total as u16, header.verdict(first));
+                    let rest = (!chain.segments.is_empty()).then_some(&chain.segments);
                     let meta = FrameMeta { len, queue: self.queue, checksum, ..FrameMeta::default() };
-                    Frame::lend(&self.pool, (buffer, first), &chain.segments, meta, &mut handler);
+                    Frame::lend(&self.pool, (buffer, first), rest, meta, &mut handler);
                 }
                 frames += 1;
                 bytes += u64::from(total);
