@@ -4,8 +4,9 @@
 //! can reach them. A buffer has one count for its handle and one for every descriptor that points at it; it is free when all are gone.
 
 use std::cell::Cell;
+use std::hint;
 use std::marker::PhantomData;
-use std::mem::{self, ManuallyDrop};
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
@@ -38,6 +39,26 @@ pub const BUFFER_LEN: usize = 2048;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BufferId(u32);
 
+/// A buffer of one pool, or none, in four bytes. The number that means none is no buffer's: a pool has fewer.
+#[derive(Clone, Copy)]
+pub(crate) struct MaybeBuffer(u32);
+
+impl MaybeBuffer {
+    pub const NONE: Self = Self(u32::MAX);
+
+    #[inline]
+    pub fn get(self) -> Option<BufferId> {
+        (self.0 != Self::NONE.0).then_some(BufferId(self.0))
+    }
+}
+
+impl From<BufferId> for MaybeBuffer {
+    #[inline]
+    fn from(BufferId(number): BufferId) -> Self {
+        Self(number)
+    }
+}
+
 /// A pool of [`BUFFER_LEN`]-byte buffers. Cloning shares it; it cannot leave its thread.
 #[derive(Clone)]
 pub struct Pool(Rc<Inner>);
@@ -45,8 +66,10 @@ pub struct Pool(Rc<Inner>);
 struct Inner {
     memory: DmaMemory,
     base: NonNull<u8>,
-    references: Box<[Cell<u16>]>,
+    /// The holders of each buffer but one.
+    others: Box<[Cell<u16>]>,
     free: Box<[Cell<BufferId>]>,
+    /// How many of `free` are; never more than it has.
     available: Cell<usize>,
 }
 
@@ -58,8 +81,8 @@ impl Pool {
         let base = memory.region().base();
         // The lowest index is on top: the first buffers taken are the first in memory.
         let free = (0..count).rev().map(|index| Cell::new(BufferId(index))).collect();
-        let references = vec![Cell::new(0); count as usize].into_boxed_slice();
-        Ok(Self(Rc::new(Inner { memory, base, references, free, available: Cell::new(count as usize) })))
+        let others = vec![Cell::new(0); count as usize].into_boxed_slice();
+        Ok(Self(Rc::new(Inner { memory, base, others, free, available: Cell::new(count as usize) })))
     }
 
     /// Buffers that nobody holds.
@@ -69,7 +92,7 @@ impl Pool {
 
     /// All buffers, held or not.
     pub fn capacity(&self) -> usize {
-        self.0.references.len()
+        self.0.others.len()
     }
 
     /// Takes a buffer to write into; `None` when the pool is exhausted, which is back-pressure and not a fault.
@@ -79,42 +102,51 @@ impl Pool {
         Some(Buffer { pool: self.clone(), id: Cell::new(id) })
     }
 
-    /// Takes a buffer with one reference.
+    /// Takes a buffer with one holder.
     #[inline]
     pub(crate) fn take_id(&self) -> Option<BufferId> {
         let left = self.0.available.get().checked_sub(1)?;
-        let id = self.0.free.get(left)?.get();
+        // SAFETY: `available` is at most the length of `free`, for only `release_all` raises it, by one where `free` has a place there.
+        let id = unsafe { self.0.free.get_unchecked(left) }.get();
         self.0.available.set(left);
-        self.count(id).set(1);
         Some(id)
     }
 
     /// Adds a holder.
     #[inline]
     pub(crate) fn retain(&self, id: BufferId) {
-        let count = self.count(id);
-        count.set(count.get().wrapping_add(1));
+        let others = self.others(id);
+        others.set(others.get().wrapping_add(1));
     }
 
     /// Takes a holder away; the last one frees the buffer.
     #[inline]
     pub(crate) fn release(&self, id: BufferId) {
-        let count = self.count(id);
-        let left = count.get().wrapping_sub(1);
-        count.set(left);
-        if left == 0 {
-            let available = self.0.available.get();
-            if let Some(slot) = self.0.free.get(available) {
-                slot.set(id);
-                self.0.available.set(available + 1);
+        self.release_all(std::iter::once(id));
+    }
+
+    /// Takes one holder of each away.
+    #[inline]
+    pub(crate) fn release_all(&self, ids: impl Iterator<Item = BufferId>) {
+        let free = &*self.0.free;
+        // Counted here on the way; whoever looked for a buffer meanwhile would find none, rather than one that another has.
+        let mut available = self.0.available.take();
+        for id in ids {
+            let others = self.others(id);
+            if others.get() > 0 {
+                others.set(others.get() - 1);
+            } else if let Some(place) = free.get(available) {
+                place.set(id);
+                available += 1;
             }
         }
+        self.0.available.set(available);
     }
 
     /// The device's address of the buffer.
     #[inline]
     pub(crate) fn iova(&self, id: BufferId) -> u64 {
-        self.0.memory.iova() + u64::from(id.0) * BUFFER_LEN as u64
+        self.view().iova(id)
     }
 
     /// The first `len` bytes of a buffer; a longer length is cut to the buffer.
@@ -154,9 +186,9 @@ impl Pool {
     }
 
     #[inline]
-    fn count(&self, id: BufferId) -> &Cell<u16> {
+    fn others(&self, id: BufferId) -> &Cell<u16> {
         // SAFETY: ids are below the capacity, which is the number of counts.
-        unsafe { self.0.references.get_unchecked(id.0 as usize) }
+        unsafe { self.0.others.get_unchecked(id.0 as usize) }
     }
 }
 
@@ -195,18 +227,19 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Gives the reference to the caller, who passes it on to a descriptor.
+    /// Gives the reference to the caller, who has `pool` and passes it on to a descriptor. A buffer of another pool comes back.
     #[inline]
-    pub(crate) fn into_id(self) -> BufferId {
+    pub(crate) fn into_id(self, pool: &Pool) -> Result<BufferId, Self> {
+        if !self.is_from(pool) {
+            return Err(self);
+        }
         let this = ManuallyDrop::new(self);
         // SAFETY: `this` is not dropped and not used again, so the handle has one owner.
-        let pool = unsafe { ptr::read(&raw const this.pool) };
-        // The queue that takes the buffer over holds the pool as well. Were this the last handle, the pool must outlive the descriptor; and the
-        // compiler sees that nothing is freed here.
-        if Rc::strong_count(&pool.0) == 1 {
-            mem::forget(pool);
-        }
-        this.id.get()
+        let own = unsafe { ptr::read(&raw const this.pool) };
+        // SAFETY: `own` and `pool` are two handles of the same pool. So the compiler sees that nothing is freed here.
+        unsafe { hint::assert_unchecked(Rc::strong_count(&own.0) > 1) };
+        drop(own);
+        Ok(this.id.get())
     }
 
     /// Shares the buffer between a descriptor that sends its first `len` bytes and the handle that is returned.
@@ -216,7 +249,8 @@ impl Buffer {
         // SAFETY: `this` is not dropped and not used again, so the handle has one owner.
         let pool = unsafe { ptr::read(&raw const this.pool) };
         let id = this.id.get();
-        pool.retain(id);
+        // Besides the handle there is the descriptor.
+        pool.others(id).set(1);
         Retained { pool, id, len }
     }
 
@@ -287,11 +321,13 @@ impl Retained {
     /// Makes the buffer writable again once the device has completed every send of it; until then gives the handle back.
     #[inline]
     pub fn try_into_buffer(self) -> Result<Buffer, Self> {
-        if self.pool.count(self.id).get() != 1 {
+        if self.pool.others(self.id).get() != 0 {
             return Err(self);
         }
-        self.pool.retain(self.id);
-        Ok(Buffer { pool: self.pool.clone(), id: Cell::new(self.id) })
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not dropped and not used again, so the handle has one owner.
+        let pool = unsafe { ptr::read(&raw const this.pool) };
+        Ok(Buffer { pool, id: Cell::new(this.id) })
     }
 
     /// Whether the handle belongs to `pool`.

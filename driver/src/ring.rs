@@ -72,14 +72,19 @@ pub fn first_word<W: Words>(words: &W, slot: u32) -> u64 {
 #[derive(Debug, Clone, Copy)]
 pub struct Indices {
     posted: u32,
-    taken: u32,
+    /// What `posted` is when the ring is full: `mask` more than were taken back.
+    full: u32,
     mask: u32,
 }
 
 impl Indices {
     /// An empty ring of `size` descriptors. `size` must be a power of two from 2 to 65,536; the result says whether it was.
     pub fn new(size: u32) -> Option<Self> {
-        ((2..=65_536).contains(&size) && size.is_power_of_two()).then(|| Self { posted: 0, taken: 0, mask: size - 1 })
+        ((2..=65_536).contains(&size) && size.is_power_of_two()).then(|| Self {
+            posted: 0,
+            full: size - 1,
+            mask: size - 1,
+        })
     }
 
     /// Descriptors in the ring.
@@ -91,13 +96,25 @@ impl Indices {
     /// Descriptors that belong to the device, or that it has finished and the driver has not looked at.
     #[inline]
     pub fn in_flight(&self) -> u32 {
-        self.posted.wrapping_sub(self.taken)
+        self.posted.wrapping_sub(self.taken())
     }
 
     /// Whether `count` descriptors may be posted now.
     #[inline]
     pub fn has_room(&self, count: u32) -> bool {
-        self.in_flight().wrapping_add(count) <= self.mask
+        self.full.wrapping_sub(self.posted) >= count
+    }
+
+    /// How many were posted, on and on: where indices wrap, the slot to post next.
+    #[inline]
+    pub fn posted(&self) -> u32 {
+        self.posted
+    }
+
+    /// How many were taken back, on and on: where indices wrap, the slot to take back next.
+    #[inline]
+    pub fn taken(&self) -> u32 {
+        self.full.wrapping_sub(self.mask)
     }
 
     /// The slot to post next. Also the value of the tail register: the first slot that is not the device's.
@@ -109,20 +126,20 @@ impl Indices {
     /// The slot to take back next.
     #[inline]
     pub fn head(&self) -> u32 {
-        self.taken & self.mask
+        self.taken() & self.mask
     }
 
     /// The slot `ahead` places behind the head.
     #[inline]
     pub fn peek(&self, ahead: u32) -> u32 {
-        self.taken.wrapping_add(ahead) & self.mask
+        self.taken().wrapping_add(ahead) & self.mask
     }
 
     /// Counts `count` descriptors as taken back: so many are in flight.
     #[inline]
     pub fn advance_head_by(&mut self, count: u32) {
         debug_assert!(count <= self.in_flight(), "took more than was posted");
-        self.taken = self.taken.wrapping_add(count);
+        self.full = self.full.wrapping_add(count);
     }
 
     /// Counts one descriptor as posted.
@@ -136,7 +153,7 @@ impl Indices {
     #[inline]
     pub fn advance_head(&mut self) {
         debug_assert!(self.in_flight() > 0, "took from an empty ring");
-        self.taken = self.taken.wrapping_add(1);
+        self.full = self.full.wrapping_add(1);
     }
 }
 
@@ -154,7 +171,7 @@ mod tests {
 
     #[test]
     fn indices_wrap_keeps_one_slot_back() {
-        let mut ring = Indices { posted: u32::MAX - 1, taken: u32::MAX - 1, mask: 3 };
+        let mut ring = Indices { posted: u32::MAX - 1, full: 1, mask: 3 };
         for _ in 0..3 {
             ring.advance_tail();
         }

@@ -15,8 +15,8 @@ const CEILINGS: [(&str, &str, f64); 14] = [
     ("driver", "/receive/0/instructions", 92.0),
     ("driver", "/receive/1/instructions", 44.0),
     ("driver", "/receive/2/instructions", 39.0),
-    ("driver", "/transmit/0/instructions", 242.0),
-    ("driver", "/transmit/2/instructions", 165.0),
+    ("driver", "/transmit/0/instructions", 163.0),
+    ("driver", "/transmit/2/instructions", 88.0),
     // Aim: 60.
     ("tick", "/instructions_frame_to_receiver", 155.0),
     // Two lines are merged, the book is laid out for millions of orders, and nine limits act at release.

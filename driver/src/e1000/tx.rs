@@ -117,13 +117,11 @@ impl TxQueue for Tx {
 
     #[inline]
     fn commit(&mut self, buffer: Buffer, meta: TxMeta) -> Result<(), (TxError, Buffer)> {
-        if !buffer.is_from(&self.pool) {
-            return Err((TxError::ForeignBuffer, buffer));
-        }
         if let Err(error) = self.admit(&meta) {
             return Err((error, buffer));
         }
-        self.queue_frame(buffer.into_id(), &meta);
+        let id = buffer.into_id(&self.pool).map_err(|buffer| (TxError::ForeignBuffer, buffer))?;
+        self.queue_frame(id, &meta);
         Ok(())
     }
 

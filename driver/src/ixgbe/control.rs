@@ -16,7 +16,6 @@ use crate::interrupt::Interrupt;
 use crate::mmio::{ALL_ONES, Mmio, MmioError};
 use crate::pool::Pool;
 use crate::port::{Link, MacAddress, Port, PortEvent, PortStats, QueuePair};
-use crate::ring::Indices;
 use crate::watchdog::Watch;
 
 /// An 82599 port.
@@ -128,12 +127,12 @@ impl Port for Ixgbe {
         let pool = Pool::new(&self.allocator, &config.pool_plan())?;
         let (rx_size, tx_size) = (config.rx_descriptors, config.tx_descriptors);
         let (rx_words, tx_words) = (self.ring("receive ring", rx_size)?, self.ring("transmit ring", tx_size)?);
-        let tx_ring = Indices::new(tx_size).ok_or_else(|| bad_ring("transmit ring", tx_size))?;
         let stamps = self.bus.arrival_stamps(index);
         let doorbell = |register: Register| self.mmio.doorbell(register.at(index), Width::Dword);
         let rx = Rx::new(index, rx_size, rx_words, pool.clone(), (self.mmio.clone(), doorbell(RDT)), stamps);
         let mut rx = rx.ok_or_else(|| bad_ring("receive ring", rx_size))?;
-        let tx = Tx::new(index, tx_ring, tx_words, pool, doorbell(TDT));
+        let tx = Tx::new(index, tx_size, tx_words, pool, doorbell(TDT));
+        let tx = tx.ok_or_else(|| bad_ring("transmit ring", tx_size))?;
         let place = |words: &DmaWords| RingPlace { iova: words.iova(), bytes: words.byte_len() as u32 };
         // One queue leaves overflow to the packet buffer; with several, one slow queue must not hold up the others.
         let mut opened = init::receive_queue(&self.mmio, index, &place(rx.words()), config.queues > 1);

@@ -1,12 +1,12 @@
 //! The transmit half: queues frames, rings the doorbell once, takes buffers back.
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
+use std::iter;
 
 use super::desc::{Context, Shape, TRANSMIT_DONE, Template};
-use crate::dma::DmaWords;
+use crate::dma::{DmaRing, DmaWords, RingView};
 use crate::mmio::Doorbell;
-use crate::pool::{BUFFER_LEN, Buffer, BufferId, Pool, Retained};
+use crate::pool::{BUFFER_LEN, Buffer, BufferId, MaybeBuffer, Pool, Retained};
 use crate::port::{TxError, TxMeta, TxQueue};
 use crate::ring::{self, Indices};
 
@@ -16,21 +16,13 @@ const MIN_FRAME_LEN: u16 = 17;
 /// Descriptors in flight from which on taking them back is worth the while.
 const WORTH_RECLAIMING: u32 = 32;
 
-/// What stands behind a descriptor.
-#[derive(Clone, Copy)]
-enum Slot {
-    /// A context; finished when the frame after it is, for the device reports none of its own.
-    Context,
-    /// A frame.
-    Frame(BufferId),
-}
-
 /// Transmit queue of an 82599.
 pub struct Tx {
     pub(super) queue: u16,
-    ring: Indices,
-    words: DmaWords,
-    slots: Box<[Cell<Slot>]>,
+    indices: Indices,
+    /// The descriptors, and the buffer behind each. Behind a context is none; it is finished when the frame after it is, for the device does not
+    /// report it.
+    ring: DmaRing<MaybeBuffer>,
     pool: Pool,
     tail: Doorbell,
     announced: u32,
@@ -42,38 +34,61 @@ pub struct Tx {
 }
 
 impl Tx {
-    pub(super) fn new(queue: u16, ring: Indices, words: DmaWords, pool: Pool, tail: Doorbell) -> Self {
-        let slots = vec![Cell::new(Slot::Context); ring.size() as usize].into_boxed_slice();
+    /// A queue over a ring of `size` descriptors, a power of two; `None` where it is not.
+    pub(super) fn new(queue: u16, size: u32, words: DmaWords, pool: Pool, tail: Doorbell) -> Option<Self> {
+        let indices = Indices::new(size)?;
+        let ring = DmaRing::new(words, (0..size).map(|_| MaybeBuffer::NONE))?;
         let (plain, announced, context) = (TxMeta::default(), 0, None);
         let (shape, template) = (Shape::of(&plain), Template::new(&plain, false));
-        Self { queue, ring, words, slots, pool, tail, announced, context, shape, template }
+        Some(Self { queue, indices, ring, pool, tail, announced, context, shape, template })
     }
 
     /// Where the ring is, for the device.
     pub(super) fn words(&self) -> &DmaWords {
-        &self.words
+        self.ring.words()
     }
 
     /// Descriptors that the device has not finished, or that nobody has taken back.
     pub(super) fn in_flight(&self) -> u32 {
-        self.ring.in_flight()
+        self.indices.in_flight()
     }
 
     /// Frees every buffer that a stopped queue still holds.
     pub(super) fn abandon(&mut self) {
-        while self.ring.in_flight() > 0 {
-            self.finish_head();
-        }
+        self.take_back(|_, _| true);
     }
 
     #[inline]
-    fn post(&mut self, descriptor: [u64; 2], slot: Slot) {
-        let tail = self.ring.tail();
-        ring::post(&self.words.view(), tail, descriptor);
-        if let Some(place) = self.slots.get(tail as usize) {
-            place.set(slot);
-        }
-        self.ring.advance_tail();
+    fn post(&mut self, descriptor: [u64; 2], buffer: MaybeBuffer) {
+        let (ring, at) = (self.ring.view(), self.indices.posted());
+        ring::post(&ring, at, descriptor);
+        ring.kept(at).set(buffer);
+        self.indices.advance_tail();
+    }
+
+    /// Frees the buffers of frames for as long as `is_finished` says so of their descriptors. Returns the number of descriptors.
+    #[inline]
+    fn take_back(&mut self, is_finished: impl Fn(RingView<'_, MaybeBuffer>, u32) -> bool) -> u32 {
+        let (ring, posted) = (self.ring.view(), self.indices.posted());
+        let mut next = self.indices.taken();
+        let frames = iter::from_fn(|| {
+            let mut at = next;
+            while at != posted {
+                if let Some(id) = ring.kept(at).get().get() {
+                    let is_finished = is_finished(ring, at);
+                    return is_finished.then(|| {
+                        next = at.wrapping_add(1);
+                        id
+                    });
+                }
+                at = at.wrapping_add(1);
+            }
+            None
+        });
+        self.pool.release_all(frames);
+        let count = next.wrapping_sub(self.indices.taken());
+        self.indices.advance_head_by(count);
+        count
     }
 
     /// Queues a frame; the descriptor takes over one reference to `id`.
@@ -81,22 +96,22 @@ impl Tx {
     fn queue_frame(&mut self, id: BufferId, meta: &TxMeta) {
         let shape = Shape::of(meta);
         if shape != self.shape {
-            self.reshape(meta, shape);
+            self.reshape(*meta, shape);
         }
-        self.post(self.template.descriptor(self.pool.iova(id), meta.len), Slot::Frame(id));
+        self.post(self.template.descriptor(self.pool.iova(id), meta.len), id.into());
     }
 
     /// The frame asks for something else than the last one.
     #[cold]
-    fn reshape(&mut self, meta: &TxMeta, shape: Shape) {
-        let context = Context::needed(meta);
+    fn reshape(&mut self, meta: TxMeta, shape: Shape) {
+        let context = Context::needed(&meta);
         if let Some(wanted) = context
             && self.context != context
         {
-            self.post(wanted.words(), Slot::Context);
+            self.post(wanted.words(), MaybeBuffer::NONE);
             self.context = context;
         }
-        (self.shape, self.template) = (shape, Template::new(meta, context.is_some()));
+        (self.shape, self.template) = (shape, Template::new(&meta, context.is_some()));
     }
 
     /// Whether a frame with `meta` can be queued now.
@@ -106,43 +121,40 @@ impl Tx {
             return Err(TxError::BadLength);
         }
         // Two: a context may go before the frame.
-        if !self.ring.has_room(2) {
-            self.reclaim();
-            if !self.ring.has_room(2) {
-                return Err(TxError::RingFull);
-            }
-        }
-        Ok(())
+        if self.indices.has_room(2) || self.make_room(2) { Ok(()) } else { Err(TxError::RingFull) }
     }
 
-    #[inline]
-    fn finish_head(&mut self) {
-        if let Some(Slot::Frame(id)) = self.slots.get(self.ring.head() as usize).map(Cell::get) {
-            self.pool.release(id);
-        }
-        self.ring.advance_head();
+    /// Takes back what is finished. Returns whether there is room for `count` descriptors then.
+    #[cold]
+    fn make_room(&mut self, count: u32) -> bool {
+        self.reclaim();
+        self.indices.has_room(count)
+    }
+
+    /// As [`TxQueue::reserve`], where the pool has no buffer.
+    #[cold]
+    fn reserve_reclaimed(&mut self) -> Result<Buffer, TxError> {
+        self.reclaim();
+        self.pool.take().ok_or(TxError::PoolEmpty)
     }
 }
 
 impl TxQueue for Tx {
-    #[inline]
+    #[inline(always)]
     fn reserve(&mut self) -> Result<Buffer, TxError> {
-        if let Some(buffer) = self.pool.take() {
-            return Ok(buffer);
+        match self.pool.take() {
+            Some(buffer) => Ok(buffer),
+            None => self.reserve_reclaimed(),
         }
-        self.reclaim();
-        self.pool.take().ok_or(TxError::PoolEmpty)
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit(&mut self, buffer: Buffer, meta: TxMeta) -> Result<(), (TxError, Buffer)> {
-        if !buffer.is_from(&self.pool) {
-            return Err((TxError::ForeignBuffer, buffer));
-        }
         if let Err(error) = self.admit(&meta) {
             return Err((error, buffer));
         }
-        self.queue_frame(buffer.into_id(), &meta);
+        let id = buffer.into_id(&self.pool).map_err(|buffer| (TxError::ForeignBuffer, buffer))?;
+        self.queue_frame(id, &meta);
         Ok(())
     }
 
@@ -172,7 +184,7 @@ impl TxQueue for Tx {
 
     #[inline]
     fn flush(&mut self) {
-        let tail = self.ring.tail();
+        let tail = self.indices.tail();
         if tail != self.announced {
             self.announced = tail;
             self.tail.ring(tail);
@@ -181,25 +193,12 @@ impl TxQueue for Tx {
 
     #[inline(never)]
     fn reclaim(&mut self) -> u32 {
-        // What does not change while buffers are released, in places of its own.
-        let (words, slots, ring) = (self.words.view(), &*self.slots, self.ring);
-        let mut finished = 0;
-        for ahead in 0..ring.in_flight() {
-            let slot = ring.peek(ahead);
-            let Some(Slot::Frame(id)) = slots.get(slot as usize).map(Cell::get) else { continue };
-            if !ring::is_done(&words, slot, TRANSMIT_DONE) {
-                break;
-            }
-            self.pool.release(id);
-            finished = ahead.wrapping_add(1);
-        }
-        self.ring.advance_head_by(finished);
-        finished
+        self.take_back(|ring, at| ring::is_done(&ring, at, TRANSMIT_DONE))
     }
 
     #[inline]
     fn tidy(&mut self) {
-        if self.ring.in_flight() >= WORTH_RECLAIMING {
+        if self.indices.in_flight() >= WORTH_RECLAIMING {
             self.reclaim();
         }
     }

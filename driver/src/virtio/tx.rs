@@ -216,7 +216,8 @@ impl TxQueue for Tx {
             return Err((error, buffer));
         }
         let addresses = addresses(buffer.as_slice());
-        self.queue_frame(buffer.into_id(), &meta, addresses);
+        let id = buffer.into_id(&self.pool).map_err(|buffer| (TxError::ForeignBuffer, buffer))?;
+        self.queue_frame(id, &meta, addresses);
         Ok(())
     }
 
