@@ -52,7 +52,7 @@ impl Session {
         }
         self.cold.heard_at = w.now;
         if acked > 0 {
-            self.acknowledge_expected(w, ack);
+            self.note_acknowledgement(w, ack);
         }
         let window = u32::from(segment.window) << (self.snd_shift & 15);
         (self.snd_wl1, self.snd_wl2) = (seq, ack);

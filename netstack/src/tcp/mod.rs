@@ -156,12 +156,13 @@ pub(crate) struct Tcp {
     shared: Shared,
 }
 
-/// A session and what it works with, borrowed apart.
+/// A session that is not behind and what it works with, borrowed apart.
 macro_rules! with {
     ($lane:ident, $index:expr, $now:expr, $tx:expr, |$session:ident, $work:ident| $body:expr) => {{
         let Tcp { sessions, shared, .. } = &mut *$lane;
         sessions.get_mut($index as usize).map(|$session| {
             let $work = &mut Work { now: $now, tx: $tx, lane: shared };
+            $session.catch_up($work);
             $body
         })
     }};
@@ -188,6 +189,7 @@ impl Tcp {
                 timers: Timers::new(sessions),
                 stats: TcpStats::default(),
                 attention: Vec::with_capacity(sessions as usize),
+                behind: None,
             },
         }
     }
@@ -446,13 +448,22 @@ impl Tcp {
     /// The earliest deadline.
     #[inline]
     pub fn deadline(&self, now: Nanos) -> Option<Nanos> {
-        if self.shared.attention.is_empty() { self.shared.timers.next() } else { Some(now) }
+        let is_idle = self.shared.attention.is_empty() && self.shared.behind.is_none();
+        if is_idle { self.shared.timers.next() } else { Some(now) }
     }
 
     /// Whether a timer has expired, or a session wants to be looked at.
     #[inline(always)]
     pub fn is_due(&self, now: Nanos) -> bool {
         !self.shared.attention.is_empty() || self.shared.timers.next().is_some_and(|due| due <= now)
+    }
+
+    /// Works off what the sessions have left until the doorbell had been rung.
+    #[inline]
+    pub fn catch_up<T: TxQueue>(&mut self, now: Nanos, tx: &mut T) {
+        if let Some(index) = self.shared.behind.take() {
+            with!(self, index, now, tx, |_session, _w| ());
+        }
     }
 
     /// Runs one session's timers that are due; says whose.

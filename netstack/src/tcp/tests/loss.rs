@@ -124,11 +124,14 @@ fn congestion_window_grows_by_the_book() {
     peer.write(20_000).unwrap();
     peer.send("A 1 ack 10101");
     assert_eq!(peer.report().congestion_window, Some(19_100));
-    // Little is on its way: nothing is learned.
+    // An older one says nothing; what ends within a segment counts by its bytes, and of more than eight segments no more counts (RFC 9406, 4.2).
     peer.send("A 1 ack 10001");
     peer.send("A 1 ack 17901");
-    let window = peer.report().congestion_window;
+    assert_eq!(peer.report().congestion_window, Some(26_900));
     peer.send(&format!("A 1 ack {}", peer.written + 1));
+    let window = peer.report().congestion_window;
+    assert_eq!(window, Some(34_900));
+    // Little is on its way: nothing is learned.
     for _ in 0..20 {
         peer.write(100).unwrap();
         peer.send(&format!("A 1 ack {}", peer.written + 1));
