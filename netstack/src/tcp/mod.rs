@@ -665,6 +665,7 @@ impl Tcp {
         if let Some(index) = self.find(id)
             && let Some(session) = self.sessions.get_mut(index as usize)
         {
+            session.catch_up(&mut Work { now, tx: &mut (), lane: &mut self.shared });
             session.set_options(&mut self.shared, now, options);
         }
     }

@@ -509,9 +509,14 @@ impl Session {
         if !self.flags.contains(Flags::CONGESTION) {
             return window;
         }
-        let is_counted = !self.flags.contains(Flags::ACKED);
-        let in_flight = if is_counted { self.in_flight } else { self.snd_nxt.since(self.snd_una) };
-        window.min(self.cwnd.saturating_sub(in_flight))
+        window.min(self.cwnd.saturating_sub(self.flight()))
+    }
+
+    /// Bytes in flight, also where the list of what was sent has not followed.
+    #[inline]
+    fn flight(&self) -> u32 {
+        let is_behind = self.flags.contains(Flags::ACKED);
+        if is_behind { self.snd_nxt.since(self.snd_una) } else { self.in_flight }
     }
 
     /// How many of `wanted` bytes go into the next segment, if there is room for them: as large ones as can be (SHLD-28), and no silly ones (RFC 9293,
@@ -615,8 +620,8 @@ impl Session {
     /// What there is to tell about the session.
     pub fn report(&self, lane: &Shared) -> TcpReport {
         let cold = &self.cold;
-        let marked =
-            |mark| lane.sent.list(self.sent_first).filter(|(_, sent)| sent.marks.contains(mark)).count() as u32;
+        let sent = || lane.sent.list(self.sent_first).filter(|(_, sent)| sent.end().after(self.snd_una));
+        let marked = |mark| sent().filter(|(_, sent)| sent.marks.contains(mark)).count() as u32;
         TcpReport {
             remote: self.key.remote(),
             local_port: self.key.local_port(),
@@ -633,8 +638,8 @@ impl Session {
             send_window: self.snd_wnd,
             receive_window: self.rcv_edge.since(self.rcv_nxt),
             unacknowledged: self.snd_nxt.since(self.snd_una),
-            in_flight: self.in_flight,
-            unacknowledged_segments: lane.sent.list(self.sent_first).count() as u32,
+            in_flight: self.flight(),
+            unacknowledged_segments: sent().count() as u32,
             lost_segments: marked(Marks::LOST),
             sacked_segments: marked(Marks::SACKED),
             unread: self.readable,
