@@ -95,7 +95,8 @@ impl Region {
         static SAID: Once = Once::new();
         SAID.call_once(|| {
             log::info!(
-                "too few huge pages: DMA memory is on 4 KiB pages (more TLB misses, same behaviour); `sudo sysctl vm.nr_hugepages=16` reserves enough for a port"
+                "too few huge pages: DMA memory is on 4 KiB pages (more TLB misses, same behaviour); \
+                 `sudo sysctl vm.nr_hugepages=16` reserves enough for a port"
             )
         });
         match Self::map(name, len, KIB_4, MemfdFlags::empty()) {

@@ -246,7 +246,10 @@ proptest! {
 
     /// Whatever stands where options should, in a SYN and behind it: the connection opens, and carries.
     #[test]
-    fn garbage_in_options_breaks_nothing(words in proptest::collection::vec(any::<u32>(), 0..=10), later in proptest::collection::vec(any::<u32>(), 0..=10)) {
+    fn garbage_in_options_breaks_nothing(
+        words in proptest::collection::vec(any::<u32>(), 0..=10),
+        later in proptest::collection::vec(any::<u32>(), 0..=10),
+    ) {
         let text = |words: &[u32]| words.iter().map(|word| format!("raw {word:08x} ")).collect::<String>();
         let mut peer = Peer::listening(&TcpOptions::default());
         peer.send(&format!("S 0 <{}>", text(&words)));
