@@ -738,8 +738,8 @@ impl Session {
     }
 
     fn settle_ack<T: TxQueue>(&mut self, w: &mut Work<'_, T>) {
-        // One for all that a poll brought (MUST-58, MUST-59, SHLD-18), for at least every second full segment (RFC 9293, 3.8.6.3: SHLD-19), and within
-        // half a second (MUST-40).
+        // One for all that a poll brought (MUST-58, MUST-59, SHLD-18), for at least every second full segment (RFC 9293, 3.8.6.3: SHLD-19), and
+        // within half a second (MUST-40).
         let delay = self.cold.options.ack_delay.min(LONGEST_ACK_DELAY);
         let full = self.rcv_nxt.since(self.rcv_told) >= 2 * u32::from(self.mss);
         if delay == 0 || full || self.flags.contains(Flags::ACK_NOW) {

@@ -339,8 +339,8 @@ impl Session {
         self.send_ack_at(w, if is_inside { self.snd_nxt } else { edge })
     }
 
-    /// Sends our SYN, or SYN and ACK, with what we offer, always with the segment size, and that in no other segment (MUST-14, MUST-65, SHLD-5, MAY-3);
-    /// again, and by the same rules as data, when it was sent before (MUST-22, MUST-23).
+    /// Sends our SYN, or SYN and ACK, with what we offer, always with the segment size, and that in no other segment (MUST-14, MUST-65, SHLD-5,
+    /// MAY-3); again, and by the same rules as data, when it was sent before (MUST-22, MUST-23).
     pub fn send_syn<T: TxQueue>(&mut self, w: &mut Work<'_, T>) {
         let answers = self.state == TcpState::SynReceived;
         let offered = &self.cold.options;

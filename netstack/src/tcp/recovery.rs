@@ -658,8 +658,8 @@ impl Session {
         }
     }
 
-    /// Asks whether the window has opened (RFC 9293, 3.8.6.1: MUST-35), for as long as somebody wants to know. Where it is open, but for less than was to be sent, that little may
-    /// be sent now.
+    /// Asks whether the window has opened (RFC 9293, 3.8.6.1: MUST-35), for as long as somebody wants to know. Where it is open, but for less than
+    /// was to be sent, that little may be sent now.
     fn probe_window<T: TxQueue>(&mut self, w: &mut Work<'_, T>) {
         if !self.flags.contains(Flags::BLOCKED) {
             return;

@@ -519,8 +519,8 @@ impl Session {
         if is_behind { self.snd_nxt.since(self.snd_una) } else { self.in_flight }
     }
 
-    /// How many of `wanted` bytes go into the next segment, if there is room for them: as large ones as can be (SHLD-28), and no silly ones (RFC 9293,
-    /// 3.8.6.2.1: MUST-38). What fits is never held back for more to come: there is no Nagle (MUST-17).
+    /// How many of `wanted` bytes go into the next segment, if there is room for them: as large ones as can be (SHLD-28), and no silly ones
+    /// (RFC 9293, 3.8.6.2.1: MUST-38). What fits is never held back for more to come: there is no Nagle (MUST-17).
     pub fn portion(&self, wanted: usize) -> u16 {
         let whole = wanted.min(self.mss.into()) as u32;
         let part = whole.min(self.room());
