@@ -96,7 +96,8 @@ impl Region {
         static SAID: Once = Once::new();
         SAID.call_once(|| {
             log::info!(
-                "too few huge pages: DMA memory is on 4 KiB pages (more TLB misses, same behaviour); `sudo sysctl vm.nr_hugepages=16` reserves enough for a port"
+                "too few huge pages: DMA memory is on 4 KiB pages (more TLB misses, same behaviour); \
+                 `sudo sysctl vm.nr_hugepages=16` reserves enough for a port"
             )
         });
         match Self::map(name, len, KIB_4, MemfdFlags::empty()) {
@@ -273,39 +274,28 @@ impl Words16 for RegionWords<'_> {
     }
 }
 
-/// Words of a region that is held as long as they are. Indices wrap.
+/// Words with what holds the region that they lie in, for as long as they are there. Indices wrap.
 #[derive(Debug, Clone)]
-pub struct SharedWords {
-    /// The first word. It lies in `region`.
+pub struct HeldWords<H> {
+    /// The first word. The region that it lies in lives in `holder`.
     base: NonNull<AtomicU64>,
     mask: usize,
-    region: Arc<Region>,
+    holder: H,
 }
 
-// SAFETY: as for `DmaWords`: `base` points into the shared mapping that `region` keeps, and it is accessed by atomics only.
-unsafe impl Send for SharedWords {}
-// SAFETY: likewise; atomics may be accessed by several threads at once.
-unsafe impl Sync for SharedWords {}
+// SAFETY: `base` points into the shared mapping that `holder` keeps and that no thread is tied to, which its two makers see to; it is
+// accessed by atomics only.
+unsafe impl<H: Send> Send for HeldWords<H> {}
 
-impl SharedWords {
-    /// The `count` words, a power of two, at `offset`, a multiple of eight. `None` where that does not fit or may not be written.
-    pub fn new(region: &Arc<Region>, offset: usize, count: usize) -> Option<Self> {
-        let RegionWords { base, mask, .. } = region.words(offset, count)?;
-        Some(Self { base, mask, region: Arc::clone(region) })
-    }
-
-    /// The region that they lie in.
-    pub fn region(&self) -> &Arc<Region> {
-        &self.region
-    }
-
+impl<H> HeldWords<H> {
+    /// The words, borrowed: a loop over them keeps base and mask in registers.
     #[inline]
-    fn view(&self) -> RegionWords<'_> {
+    pub fn view(&self) -> RegionWords<'_> {
         RegionWords { base: self.base, mask: self.mask, region: PhantomData }
     }
 }
 
-impl Words for SharedWords {
+impl<H> Words for HeldWords<H> {
     #[inline]
     fn load(&self, index: usize, order: Ordering) -> u64 {
         self.view().load(index, order)
@@ -314,6 +304,25 @@ impl Words for SharedWords {
     #[inline]
     fn store(&self, index: usize, value: u64, order: Ordering) {
         self.view().store(index, value, order);
+    }
+}
+
+/// Words that several parties write.
+pub type SharedWords = HeldWords<Arc<Region>>;
+
+// SAFETY: as for `Send`; atomics may be accessed by several threads at once.
+unsafe impl Sync for SharedWords {}
+
+impl SharedWords {
+    /// The `count` words, a power of two, at `offset`, a multiple of eight. `None` where that does not fit or may not be written.
+    pub fn new(region: &Arc<Region>, offset: usize, count: usize) -> Option<Self> {
+        let RegionWords { base, mask, .. } = region.words(offset, count)?;
+        Some(Self { base, mask, holder: Arc::clone(region) })
+    }
+
+    /// The region that they lie in.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.holder
     }
 }
 
@@ -405,8 +414,8 @@ impl DmaMemory {
 
     /// Turns the first `count` words (a power of two) into descriptor memory; `None` where they do not fit.
     pub fn into_words(self, count: usize) -> Option<DmaWords> {
-        self.region.words(0, count)?;
-        Some(DmaWords { base: self.region.base().cast(), mask: count - 1, memory: self })
+        let RegionWords { base, mask, .. } = self.region.words(0, count)?;
+        Some(DmaWords { base, mask, holder: self })
     }
 }
 
@@ -420,44 +429,18 @@ impl Drop for DmaMemory {
     }
 }
 
-/// A descriptor ring's memory, owned. Indices wrap.
-pub struct DmaWords {
-    /// The first word. The region that holds it lives in `memory`.
-    base: NonNull<AtomicU64>,
-    mask: usize,
-    memory: DmaMemory,
-}
-
-// SAFETY: `base` points into the shared mapping that `memory` owns and that no thread is tied to; it is accessed by atomics only.
-unsafe impl Send for DmaWords {}
+/// A descriptor ring's memory, owned.
+pub type DmaWords = HeldWords<DmaMemory>;
 
 impl DmaWords {
     /// The device's address of the first descriptor.
     pub fn iova(&self) -> u64 {
-        self.memory.iova
+        self.holder.iova
     }
 
     /// The length in bytes, as length registers want it.
     pub fn byte_len(&self) -> usize {
         (self.mask + 1) * 8
-    }
-
-    /// The words, borrowed: a loop over them keeps base and mask in registers.
-    #[inline]
-    pub fn view(&self) -> RegionWords<'_> {
-        RegionWords { base: self.base, mask: self.mask, region: PhantomData }
-    }
-}
-
-impl Words for DmaWords {
-    #[inline]
-    fn load(&self, index: usize, order: Ordering) -> u64 {
-        self.view().load(index, order)
-    }
-
-    #[inline]
-    fn store(&self, index: usize, value: u64, order: Ordering) {
-        self.view().store(index, value, order);
     }
 }
 

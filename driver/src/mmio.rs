@@ -58,7 +58,8 @@ pub trait Registers: Send + Sync {
 pub enum MmioError {
     /// A bounded wait ran out.
     #[error(
-        "register {register} ({offset:#07x}) reads {value:#010x} after {waited_us} us while waiting for {what}; reset the device, and if it repeats, suspect the hardware"
+        "register {register} ({offset:#07x}) reads {value:#010x} after {waited_us} us while waiting for {what}; \
+         reset the device, and if it repeats, suspect the hardware"
     )]
     Timeout {
         /// Datasheet name.

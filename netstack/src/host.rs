@@ -135,8 +135,8 @@ impl Host {
         }
     }
 
-    /// Feeds one frame in; answers are committed to `tx`. With `transmit` and `reschedule` all of smoltcp that a poll can reach: never inlined, so that the proofs of
-    /// the hot path can tell it by its name.
+    /// Feeds one frame in; answers are committed to `tx`. With `transmit` and `reschedule` all of smoltcp that a poll can reach: never inlined, so
+    /// that the proofs of the hot path can tell it by its name.
     #[inline(never)]
     pub fn ingress(&mut self, now: Nanos, frame: &[u8], tx: &mut impl TxQueue) {
         let mut device = OneFrame { frame: Some(frame), tx, adapter: &mut self.adapter };

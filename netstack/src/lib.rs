@@ -1,7 +1,7 @@
 //! Express lanes for trading traffic, and a host stack for the rest, on one queue pair.
 //!
-//! A frame that matches the multicast table or a TCP session goes straight to its receiver; everything else goes to smoltcp. One [`Stack`] belongs to one queue
-//! pair and one thread. Time is a parameter, in nanoseconds; nothing here reads a clock.
+//! A frame that matches the multicast table or a TCP session goes straight to its receiver; everything else goes to smoltcp. One [`Stack`] belongs to
+//! one queue pair and one thread. Time is a parameter, in nanoseconds; nothing here reads a clock.
 #![forbid(unsafe_code)]
 
 mod checksum;

@@ -147,6 +147,7 @@ impl<R: RxQueue, T: TxQueue> Stack<R, T> {
             self.cx.tx.tidy();
             if !self.cx.is_due(now) {
                 self.cx.flush();
+                self.cx.catch_up(now);
                 return Ok(0);
             }
         }
@@ -188,13 +189,14 @@ impl<R: RxQueue, T: TxQueue> Stack<R, T> {
     }
 
     /// The second half: acknowledgements that found nothing to travel with, and timers. What must be fast has left by then.
-    #[inline]
+    #[inline(always)]
     pub fn poll_due(&mut self, now: Nanos, mut handler: impl FnMut(&mut Context<T>, Event<'_>)) {
         if self.cx.is_due(now) {
             self.cx.now = now;
             self.cx.run_due(&mut handler);
             self.cx.flush();
         }
+        self.cx.catch_up(now);
     }
 
     /// The sending half, outside of a poll. `now` becomes its time.
@@ -434,6 +436,12 @@ impl<T: TxQueue> Context<T> {
         self.stats.host_copies += 1;
         self.receive_seen(&scratch[..len], frame.meta(), handler);
         self.scratch = scratch;
+    }
+
+    /// Does what sessions have left for after the doorbell.
+    #[inline(always)]
+    fn catch_up(&mut self, now: Nanos) {
+        self.tcp.catch_up(now, &mut self.tx);
     }
 
     /// Whether [`Context::run_due`] has anything to do.

@@ -61,8 +61,8 @@ const IPV4_PLAIN: (u32, u32) = (0xFFFF_FF00, 0x0800_4500);
 /// The word with flags, fragment offset, time to live and protocol: what counts in a packet that is no fragment, as its protocol's number.
 const WHOLE: u32 = 0x3FFF_00FF;
 
-/// The words of a frame behind the station addresses, each loaded at once: three up to the IPv4 header's checksum, and those from the source address on.
-/// `None` in a frame that is shorter.
+/// The words of a frame behind the station addresses, each loaded at once: three up to the IPv4 header's checksum, and those from the source address
+/// on. `None` in a frame that is shorter.
 #[inline(always)]
 fn words<const N: usize>(frame: &[u8]) -> Option<([u32; 3], [u32; N])> {
     let (_addresses, rest) = frame.split_first_chunk::<12>()?;

@@ -4,19 +4,25 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use barewire::market::processes::NOTICE;
 use barewire_tests::program::barewire;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const ROLES: [&str; 4] = ["feed", "strategy", "risk", "gateway"];
+/// Some times what it takes until all are at work.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// The market of `barewire demo --processes`, with a folder of its own for its sockets.
 struct Market {
     child: Child,
-    said: BufReader<ChildStderr>,
+    /// What it and its parts say, line by line, until the last of them ends.
+    said: Receiver<String>,
     folder: PathBuf,
 }
 
@@ -30,37 +36,53 @@ impl Market {
         command.env("RUST_LOG", "barewire::market::processes=info,barewire::market::processes::risk=warn");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let said = BufReader::new(child.stderr.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, said) = channel();
+        // It ends with the market's last process, or when nobody listens any more.
+        thread::spawn(move || stderr.lines().try_for_each(|line| sender.send(line.unwrap())));
         Self { child, said, folder }
     }
 
     /// The four processes that it has begun, by role, once all are at work.
     fn at_work(&mut self) -> Vec<(String, u32)> {
-        let mut parts = Vec::new();
+        let (start, mut parts, mut said) = (Instant::now(), Vec::<(String, u32)>::new(), Vec::new());
         while parts.len() < ROLES.len() {
-            let mut line = String::new();
-            assert!(self.said.read_line(&mut line).unwrap() > 0, "the market ends before it began: {parts:?}");
-            let Some((role, rest)) = line.split_once(" at work (process ") else { continue };
-            let role = role.rsplit_once("] ").unwrap().1.to_owned();
-            parts.push((role, rest.trim_end().trim_end_matches(')').parse().unwrap()));
+            let line = self.said.recv_timeout(LIMIT.saturating_sub(start.elapsed())).unwrap_or_else(|error| {
+                let (seen, unseen): (Vec<_>, Vec<_>) =
+                    ROLES.into_iter().partition(|role| parts.iter().any(|(seen, _)| seen == role));
+                let end = match error {
+                    RecvTimeoutError::Timeout => format!("not all are at work after {LIMIT:?}"),
+                    RecvTimeoutError::Disconnected => "the market ends before it began".to_owned(),
+                };
+                panic!("{end}: at work {seen:?}, not {unseen:?}; said: {said:#?}")
+            });
+            if let Some((role, rest)) = line.split_once(" at work (process ") {
+                let role = role.rsplit_once("] ").unwrap().1.to_owned();
+                parts.push((role, rest.trim_end_matches(')').parse().unwrap()));
+            }
+            said.push(line);
         }
         parts
     }
 
     /// Waits for the end: the exit status, and what was printed and said.
     fn end(mut self) -> (Option<i32>, String, String) {
-        let (mut out, mut err) = (String::new(), String::new());
+        let mut out = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-        self.said.read_to_string(&mut err).unwrap();
+        let err = self.said.iter().map(|line| line + "\n").collect();
         (self.child.wait().unwrap().code(), out, err)
     }
 }
 
 impl Drop for Market {
     fn drop(&mut self) {
-        // It may have ended, which is what is wanted.
+        // It may have ended, which is what is wanted. If not, its parts are found while it is their parent; one that hangs outlives it.
+        let parts = if let Ok(None) = self.child.try_wait() { children(self.child.id()) } else { Vec::new() };
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for part in parts {
+            let _ = kill_process(part, Signal::KILL);
+        }
         let left: Vec<_> =
             std::fs::read_dir(&self.folder).unwrap().filter_map(Result::ok).map(|entry| entry.path()).collect();
         std::fs::remove_dir_all(&self.folder).unwrap();
@@ -74,6 +96,13 @@ fn parent(id: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // The name, in parentheses, may hold anything; the state comes before the parent.
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
+/// The processes that `id` has begun.
+fn children(id: u32) -> Vec<Pid> {
+    let numbers =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    numbers.filter(|child| parent(*child) == Some(id)).filter_map(|child| Pid::from_raw(child as i32)).collect()
 }
 
 /// How many pieces of our shared memory a process has mapped.

@@ -1,5 +1,5 @@
-//! `bench ipc`: messages from one process to another and back, over the rings of `netstack::ipc`, a pipe, a Unix socket and crate ipc-channel; and what a cache
-//! line takes that goes to and fro between the same two cores, which nothing in shared memory can beat.
+//! `bench ipc`: messages from one process to another and back, over the rings of `netstack::ipc`, a pipe, a Unix socket and crate ipc-channel; and
+//! what a cache line takes that goes to and fro between the same two cores, which nothing in shared memory can beat.
 #![forbid(unsafe_code)]
 
 use std::fs::File;

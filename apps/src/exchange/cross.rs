@@ -1,6 +1,7 @@
 //! Crosses: all interest in a stock meets at one moment and one price.
 //!
-//! The continuous book takes no part: what meets are the orders that clients have entered for the cross, and orders that the participants make up for it.
+//! The continuous book takes no part: what meets are the orders that clients have entered for the cross, and orders that the participants
+//! make up for it.
 #![forbid(unsafe_code)]
 
 use barewire_driver::clock::Nanos;

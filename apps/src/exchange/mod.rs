@@ -1,5 +1,5 @@
-//! The exchange: a matching engine in price-time priority, with crosses and halts, with synthetic participants and with clients; it publishes ITCH and
-//! serves OUCH.
+//! The exchange: a matching engine in price-time priority, with crosses and halts, with synthetic participants and with clients; it publishes ITCH
+//! and serves OUCH.
 //!
 //! It keeps its own book, written apart from the feed's: ordered maps of queues, where clarity goes before speed. Everything it does follows
 //! from its seed and from what clients send.

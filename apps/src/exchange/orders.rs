@@ -355,7 +355,8 @@ impl Exchange {
     }
 }
 
-/// Options that change nothing about how an order is executed. An order with another is rejected: executing it without would not be what was asked for.
+/// Options that change nothing about how an order is executed. An order with another is rejected: executing it without would not be
+/// what was asked for.
 fn is_offered(option: &TagValue<'_>) -> bool {
     match option {
         TagValue::Firm(_) | TagValue::CustomerType(_) | TagValue::SharesLocated(_) | TagValue::LocateBroker(_) => true,

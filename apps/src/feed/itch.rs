@@ -460,7 +460,10 @@ mod tests {
         let json = serde_json::to_string(&Message::parse(add.as_bytes()).unwrap()).unwrap();
         assert_eq!(
             json,
-            r#"{"message_type":"A","stock_locate":7,"tracking_number":2,"timestamp":34200000000001,"order_reference_number":99,"buy_sell_indicator":"B","shares":300,"stock":"ZVZZT","price":1234500}"#
+            concat!(
+                r#"{"message_type":"A","stock_locate":7,"tracking_number":2,"timestamp":34200000000001,"order_reference_number":99,"#,
+                r#""buy_sell_indicator":"B","shares":300,"stock":"ZVZZT","price":1234500}"#,
+            )
         );
     }
 

@@ -47,8 +47,8 @@ impl Window {
         slot.bytes.get(..usize::from(slot.len))
     }
 
-    /// Puts message `number` into its place, over whatever was there. `false`, and nothing happens, when it is longer than [`LONGEST`] or its number is
-    /// zero.
+    /// Puts message `number` into its place, over whatever was there. `false`, and nothing happens, when it is longer than [`LONGEST`] or its
+    /// number is zero.
     #[inline]
     #[must_use]
     pub fn put(&mut self, number: u64, message: &[u8]) -> bool {

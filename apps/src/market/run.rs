@@ -132,7 +132,8 @@ pub(super) fn exchange(
     host.finish()
 }
 
-/// Two threads, each busy with its own ports, and a third where the second line has a core to itself. What one sends is written into the other's memory by the sender's thread.
+/// Two threads, each busy with its own ports, and a third where the second line has a core to itself. What one sends is written into the other's
+/// memory by the sender's thread.
 fn race(config: &Config, clock: &Clock, shared: &Arc<Shared>, network: &Network) -> Result<Finished, Error> {
     let idle = Idle::for_threads(1 + config.feed_cores);
     let limit = limit(config, clock);

@@ -1,20 +1,21 @@
-//! The client's order session: it comes back after every cut, hears what it has missed, and settles what it does not know before anything new is sent.
+//! The client's order session: it comes back after every cut, hears what it has missed, and settles what it does not know before
+//! anything new is sent.
 //!
 //! It moves no bytes itself. The owner opens connections when [`Session::connect_due`] says so, hands in what arrives, and sends what
 //! [`Session::poll`] gives.
 //!
-//! **Settling.** Orders are not repeated by anybody: one that was sent before a cut has arrived, or never will. Everything that the exchange has said is
-//! heard again by sequence number, but nothing tells where that ends. So the session asks for the next order number that the exchange would take
+//! **Settling.** Orders are not repeated by anybody: one that was sent before a cut has arrived, or never will. Everything that the exchange has said
+//! is heard again by sequence number, but nothing tells where that ends. So the session asks for the next order number that the exchange would take
 //! (OUCH 5.0, section 2.8). The answer is a numbered message like any other and comes behind all that was said before. An order with that number or a
 //! higher one has never arrived, and cannot any more, for the connection that it was sent on is dead; every lower one has had its answer.
 //!
 //! A question may be cut off as well, or its answer. Then an answer to the earlier question may come first, and what it says may be out of date. The
-//! session counts the answers that it has not seen: with `n` of them missing, only answer `n + 1` of this connection is certainly one to a question that
-//! was asked on it.
+//! session counts the answers that it has not seen: with `n` of them missing, only answer `n + 1` of this connection is certainly one to a question
+//! that was asked on it.
 //!
-//! **Beginning.** A client that was started anew does not know how many such answers an earlier life of it has left in what will be heard again. So the
-//! first login asks for new messages only (SoupBinTCP 4.1, section 2.3.1: sequence number zero), and is told where they begin. If anything was said
-//! before, the connection is given up for one that hears everything, and answers to questions count from there.
+//! **Beginning.** A client that was started anew does not know how many such answers an earlier life of it has left in what will be heard again. So
+//! the first login asks for new messages only (SoupBinTCP 4.1, section 2.3.1: sequence number zero), and is told where they begin. If anything was
+//! said before, the connection is given up for one that hears everything, and answers to questions count from there.
 #![forbid(unsafe_code)]
 
 use barewire_driver::clock::Nanos;

@@ -1,5 +1,5 @@
-//! What an earlier life of the trader left: a trader that was started anew hears the exchange say again everything it has said today, about orders that it
-//! never sent itself. They are kept by symbol, with the positions they came to, until the feed has told which stock that is.
+//! What an earlier life of the trader left: a trader that was started anew hears the exchange say again everything it has said today, about orders
+//! that it never sent itself. They are kept by symbol, with the positions they came to, until the feed has told which stock that is.
 #![forbid(unsafe_code)]
 
 use crate::fields::Alpha;

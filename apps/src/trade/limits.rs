@@ -252,8 +252,8 @@ impl Limits {
 
 /// A token bucket in nanoseconds: a token for every order, a new one every interval, at most a burst of them.
 ///
-/// Instead of tokens it keeps the time at which the bucket would be full again (the generic cell rate algorithm, ITU-T I.371, annex A), so nothing has to
-/// be refilled.
+/// Instead of tokens it keeps the time at which the bucket would be full again (the generic cell rate algorithm, ITU-T I.371, annex A), so nothing
+/// has to be refilled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenBucket {
     interval: Nanos,

@@ -144,7 +144,8 @@ impl OrderLink {
         Ok(())
     }
 
-    /// Asks the exchange to end all orders, under `number`. Without a session there is nothing to end: the exchange cancels what a lost connection leaves.
+    /// Asks the exchange to end all orders, under `number`. Without a session there is nothing to end: the exchange cancels what a lost
+    /// connection leaves.
     pub fn cancel_all<T: TxQueue>(&mut self, cx: &mut Context<T>, number: u32) {
         let Ok(connection) = self.open() else { return };
         if cx.tcp_send_message(connection, MassCancelPacket::new(number).as_bytes()).is_err() {

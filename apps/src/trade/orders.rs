@@ -302,8 +302,8 @@ impl Orders {
         Some(number)
     }
 
-    /// The exchange has said everything it had to say, and would take number `next` now: orders with that number and higher ones that it has said nothing
-    /// about are lost.
+    /// The exchange has said everything it had to say, and would take number `next` now: orders with that number and higher ones that it has said
+    /// nothing about are lost.
     pub fn settle(&mut self, next: u32) {
         for at in 0..SLOTS {
             let Some(&Open { number, is_accepted, .. }) = self.open.get(at) else { break };

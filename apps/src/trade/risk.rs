@@ -47,8 +47,8 @@ impl Risk {
         self.kill = kill;
     }
 
-    /// Passes the order at the moment of its release, or says what it broke; the number under which it may leave. The stock is known to the exchange by
-    /// `symbol`.
+    /// Passes the order at the moment of its release, or says what it broke; the number under which it may leave. The stock is known to the
+    /// exchange by `symbol`.
     #[inline]
     pub fn admit(&mut self, intent: &Intent, symbol: Alpha<8>, market: &Market) -> Result<u32, Refusal> {
         if self.orders.is_unplaced() {

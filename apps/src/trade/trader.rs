@@ -183,8 +183,8 @@ impl<P: Probe> Trader<P> {
         self.desk.entry.on_data(cx, id, data);
     }
 
-    /// Writes the orders that the next tick may want, and parks them on the session; logs refusals. For when there is nothing else to do. Only the express
-    /// lane can park.
+    /// Writes the orders that the next tick may want, and parks them on the session; logs refusals. For when there is nothing else to do. Only the
+    /// express lane can park.
     pub fn prepare<T: TxQueue>(&mut self, cx: &mut Context<T>) {
         self.desk.prepare(cx);
     }

@@ -44,7 +44,8 @@ pub enum VfioError {
     NoType1(PciAddress),
     /// Mapped memory counts as locked, and there may not be so much.
     #[error(
-        "{address}: {needed_kib} KiB of DMA memory must be locked, the limit is {limit_kib} KiB; run `sudo prlimit --pid $$ --memlock=unlimited` in this shell and try again"
+        "{address}: {needed_kib} KiB of DMA memory must be locked, the limit is {limit_kib} KiB; \
+         run `sudo prlimit --pid $$ --memlock=unlimited` in this shell and try again"
     )]
     Memlock {
         /// The device.

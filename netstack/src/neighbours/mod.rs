@@ -448,7 +448,8 @@ impl Table<'_> {
         self.find(ip).or_else(|| self.ask(ip))
     }
 
-    /// Begins to ask for `ip`. Takes a free slot, or that of a neighbour that has not answered for the longest time; never one that is known or pinned.
+    /// Begins to ask for `ip`. Takes a free slot, or that of a neighbour that has not answered for the longest time; never one that is
+    /// known or pinned.
     fn ask(&mut self, ip: Ipv4Addr) -> Option<usize> {
         let unanswered = |at: &usize| match self.entries.get(*at) {
             Some(Entry { state: State::Free, .. }) => u32::MAX,

@@ -29,8 +29,8 @@ struct Text {
 }
 
 impl Session {
-    /// Takes in a segment that is what was expected next, as most are. What it carries counts as received then; it lies in the frame, and either it is all
-    /// read at once or [`Session::keep_lent`] keeps it. `false` when [`Session::receive`] must look at the segment, and nothing has changed.
+    /// Takes in a segment that is what was expected next, as most are. What it carries counts as received then; it lies in the frame, and either it
+    /// is all read at once or [`Session::keep_lent`] keeps it. `false` when [`Session::receive`] must look at the segment, and nothing has changed.
     #[inline(always)]
     pub fn receive_expected<T: TxQueue>(&mut self, w: &mut Work<'_, T>, segment: &Segment<'_>) -> bool {
         let (seq, ack, len) = (Seq(segment.seq), Seq(segment.ack), segment.payload.len() as u32);
@@ -52,7 +52,7 @@ impl Session {
         }
         self.cold.heard_at = w.now;
         if acked > 0 {
-            self.acknowledge_expected(w, ack);
+            self.note_acknowledgement(w, ack);
         }
         let window = u32::from(segment.window) << (self.snd_shift & 15);
         (self.snd_wl1, self.snd_wl2) = (seq, ack);
@@ -562,7 +562,8 @@ impl Session {
         Text { seq: first, start: segment.payload_at + cut.min(0xFFFF) as u16, len: last.since(first) as u16 }
     }
 
-    /// Enters text where it belongs, also what is out of order (SHLD-31). What is there already stays (first come, first kept), except that a segment that a newer one wholly covers gives way.
+    /// Enters text where it belongs, also what is out of order (SHLD-31). What is there already stays (first come, first kept), except that a segment
+    /// that a newer one wholly covers gives way.
     fn insert<T: TxQueue>(&mut self, w: &mut Work<'_, T>, mut text: Text, frame: Frame<'_>) {
         if text.seq.after(self.rcv_nxt) && w.lane.kept.available() <= w.lane.kept.capacity() / IN_ORDER_SHARE {
             return self.no_room_for(w);

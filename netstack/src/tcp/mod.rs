@@ -156,12 +156,13 @@ pub(crate) struct Tcp {
     shared: Shared,
 }
 
-/// A session and what it works with, borrowed apart.
+/// A session that is not behind and what it works with, borrowed apart.
 macro_rules! with {
     ($lane:ident, $index:expr, $now:expr, $tx:expr, |$session:ident, $work:ident| $body:expr) => {{
         let Tcp { sessions, shared, .. } = &mut *$lane;
         sessions.get_mut($index as usize).map(|$session| {
             let $work = &mut Work { now: $now, tx: $tx, lane: shared };
+            $session.catch_up($work);
             $body
         })
     }};
@@ -188,6 +189,7 @@ impl Tcp {
                 timers: Timers::new(sessions),
                 stats: TcpStats::default(),
                 attention: Vec::with_capacity(sessions as usize),
+                behind: None,
             },
         }
     }
@@ -446,13 +448,22 @@ impl Tcp {
     /// The earliest deadline.
     #[inline]
     pub fn deadline(&self, now: Nanos) -> Option<Nanos> {
-        if self.shared.attention.is_empty() { self.shared.timers.next() } else { Some(now) }
+        let is_idle = self.shared.attention.is_empty() && self.shared.behind.is_none();
+        if is_idle { self.shared.timers.next() } else { Some(now) }
     }
 
     /// Whether a timer has expired, or a session wants to be looked at.
     #[inline(always)]
     pub fn is_due(&self, now: Nanos) -> bool {
         !self.shared.attention.is_empty() || self.shared.timers.next().is_some_and(|due| due <= now)
+    }
+
+    /// Works off what the sessions have left until the doorbell had been rung.
+    #[inline]
+    pub fn catch_up<T: TxQueue>(&mut self, now: Nanos, tx: &mut T) {
+        if let Some(index) = self.shared.behind.take() {
+            with!(self, index, now, tx, |_session, _w| ());
+        }
     }
 
     /// Runs one session's timers that are due; says whose.
@@ -654,6 +665,7 @@ impl Tcp {
         if let Some(index) = self.find(id)
             && let Some(session) = self.sessions.get_mut(index as usize)
         {
+            session.catch_up(&mut Work { now, tx: &mut (), lane: &mut self.shared });
             session.set_options(&mut self.shared, now, options);
         }
     }
@@ -726,8 +738,8 @@ impl Session {
     }
 
     fn settle_ack<T: TxQueue>(&mut self, w: &mut Work<'_, T>) {
-        // One for all that a poll brought (MUST-58, MUST-59, SHLD-18), for at least every second full segment (RFC 9293, 3.8.6.3: SHLD-19), and within
-        // half a second (MUST-40).
+        // One for all that a poll brought (MUST-58, MUST-59, SHLD-18), for at least every second full segment (RFC 9293, 3.8.6.3: SHLD-19), and
+        // within half a second (MUST-40).
         let delay = self.cold.options.ack_delay.min(LONGEST_ACK_DELAY);
         let full = self.rcv_nxt.since(self.rcv_told) >= 2 * u32::from(self.mss);
         if delay == 0 || full || self.flags.contains(Flags::ACK_NOW) {

@@ -187,7 +187,8 @@ impl Session {
         if !self.state.may_send() || self.flags.intersects(Flags::FIN_WANTED | Flags::DELEGATED) {
             return Err(self.cannot_send());
         }
-        if u32::from(payload) > self.room().min(self.mss.into()) || payload == 0 {
+        // No payload at all wraps around to more than there ever is.
+        if u32::from(payload).wrapping_sub(1) >= self.room().min(self.mss.into()) {
             return Err(self.no_room(w, payload));
         }
         Ok(())
@@ -276,9 +277,11 @@ impl Session {
         let len = u32::from(payload) + u32::from(marks.contains(Marks::FIN));
         // There is a node: whoever calls has looked.
         let Some(link) = w.lane.sent.insert_with(|| Sent { seq, payload, marks, sent_at, frame }) else { return };
+        if self.snd_una == self.snd_nxt {
+            (self.cold.stalled_since, self.cold.is_forced) = (w.now, false);
+        }
         if self.sent_first.is_none() {
             self.sent_first = link;
-            (self.cold.stalled_since, self.cold.is_forced) = (w.now, false);
         } else {
             w.lane.sent.set_next(self.sent_last, link);
         }
@@ -286,7 +289,7 @@ impl Session {
         self.snd_nxt = self.snd_nxt + len;
         self.in_flight = self.in_flight.wrapping_add(len);
         self.cold.bytes_sent = self.cold.bytes_sent.wrapping_add(payload.into());
-        self.expect_acknowledgement(w);
+        self.fall_behind(w.lane);
     }
 
     /// Fills in a segment without data: `options` follow the headers.
@@ -336,8 +339,8 @@ impl Session {
         self.send_ack_at(w, if is_inside { self.snd_nxt } else { edge })
     }
 
-    /// Sends our SYN, or SYN and ACK, with what we offer, always with the segment size, and that in no other segment (MUST-14, MUST-65, SHLD-5, MAY-3);
-    /// again, and by the same rules as data, when it was sent before (MUST-22, MUST-23).
+    /// Sends our SYN, or SYN and ACK, with what we offer, always with the segment size, and that in no other segment (MUST-14, MUST-65, SHLD-5,
+    /// MAY-3); again, and by the same rules as data, when it was sent before (MUST-22, MUST-23).
     pub fn send_syn<T: TxQueue>(&mut self, w: &mut Work<'_, T>) {
         let answers = self.state == TcpState::SynReceived;
         let offered = &self.cold.options;

@@ -8,8 +8,8 @@ use super::seq::Seq;
 use super::session::{Flags, Work};
 use super::{Message, SessionId, Tcp, TcpError, TcpState, with};
 
-/// A complete message that waits to be released. Where it stands in the stream is decided then, so it follows whatever is sent before. When one of a session's parked
-/// messages is released, the others are void.
+/// A complete message that waits to be released. Where it stands in the stream is decided then, so it follows whatever is sent before. When one of a
+/// session's parked messages is released, the others are void.
 pub struct Parked {
     message: Message,
     len: u16,
@@ -28,7 +28,8 @@ impl Parked {
     }
 }
 
-/// The headers of a segment that somebody else will send, a NIC from its own memory for one. Until it is completed or cancelled, the session sends no data.
+/// The headers of a segment that somebody else will send, a NIC from its own memory for one. Until it is completed or cancelled, the
+/// session sends no data.
 pub struct Delegated {
     session: SessionId,
     buffer: Buffer,

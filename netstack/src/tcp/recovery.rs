@@ -144,16 +144,50 @@ impl Session {
         }
     }
 
+    /// Everything before `ack`, which is beyond SND.UNA, has arrived, and nothing is in doubt. It makes room at once; the rest can wait until what
+    /// answers the segment has left.
+    #[inline(always)]
+    pub fn note_acknowledgement<T>(&mut self, w: &mut Work<'_, T>, ack: Seq) {
+        if self.flags.contains(Flags::ACKED) {
+            // Each counts by itself.
+            self.catch_up(w);
+        }
+        (self.cold.una_worked_off, self.snd_una) = (self.snd_una, ack);
+        self.flags |= Flags::ACKED;
+        self.fall_behind(w.lane);
+    }
+
+    /// Works off what was left for later: the acknowledgement that came, and the deadline of what was sent.
+    #[inline]
+    pub fn catch_up<T>(&mut self, w: &mut Work<'_, T>) {
+        if self.flags.contains(Flags::BEHIND) {
+            self.work_off(w);
+        }
+    }
+
+    #[inline(never)]
+    fn work_off<T>(&mut self, w: &mut Work<'_, T>) {
+        let is_acked = self.flags.contains(Flags::ACKED);
+        self.flags -= Flags::BEHIND | Flags::ACKED;
+        if is_acked {
+            let ack = std::mem::replace(&mut self.snd_una, self.cold.una_worked_off);
+            self.acknowledge_expected(w, ack);
+        } else if !self.sent_first.is_none() {
+            self.expect_acknowledgement(w);
+        }
+    }
+
     /// Takes in that everything before `ack`, which is beyond SND.UNA, has arrived, while nothing is in doubt.
     #[inline(always)]
-    pub fn acknowledge_expected<T>(&mut self, w: &mut Work<'_, T>, ack: Seq) {
-        let (acked, was_in_flight) = (ack.since(self.snd_una), self.in_flight);
+    fn acknowledge_expected<T>(&mut self, w: &mut Work<'_, T>, ack: Seq) {
+        let (first, was_in_flight) = (self.snd_una, self.in_flight);
         let plain = |sent: &Sent| sent.marks.is_empty() && !sent.end().after(ack);
         let mut last = None;
-        while let Some(sent) = w.lane.sent.pop_if(&mut self.sent_first, plain) {
-            let len = u32::from(sent.payload);
-            self.in_flight = self.in_flight.wrapping_sub(len);
-            self.snd_una = self.snd_una + len;
+        while self.snd_una != ack
+            && let Some(sent) = w.lane.sent.pop_if(&mut self.sent_first, plain)
+        {
+            self.in_flight = self.in_flight.wrapping_sub(sent.payload.into());
+            self.snd_una = sent.end();
             last = Some(sent.sent_at);
         }
         if let Some(sent_at) = last {
@@ -163,18 +197,20 @@ impl Session {
             self.measured(w.now, sent_at);
         }
         if self.snd_una != ack {
+            // What is left of it: part of a segment, or one that was sent again.
+            self.snd_una = first;
             return self.acknowledge(w, ack, None);
         }
         self.cold.stalled_since = w.now;
         if self.flags.contains(Flags::CONGESTION) {
-            self.grow(acked, was_in_flight);
+            self.grow(ack.since(first), was_in_flight);
         }
         self.expect_next(w);
     }
 
     /// Takes in that everything before `ack`, which is beyond SND.UNA, has arrived; `echo` is the timestamp that it answers.
     #[cold]
-    pub fn acknowledge<T>(&mut self, w: &mut Work<'_, T>, ack: Seq, echo: Option<u32>) {
+    fn acknowledge<T>(&mut self, w: &mut Work<'_, T>, ack: Seq, echo: Option<u32>) {
         let acked = ack.since(self.snd_una);
         self.snd_una = ack;
         let was_in_flight = self.in_flight;
@@ -225,7 +261,8 @@ impl Session {
         } else {
             self.cold.waiting = Waiting::Nothing;
             self.expect_acknowledgement(w);
-            if self.cold.waiting == Waiting::Probe {
+            let is_older = w.lane.sent.get(self.sent_last).is_some_and(|last| last.sent_at < w.now);
+            if is_older && self.cold.waiting == Waiting::Probe {
                 self.hasten_probe(w);
             }
         }
@@ -280,7 +317,7 @@ impl Session {
 
     /// Waits for what was just sent to be acknowledged (RFC 6298, 5.1; RFC 8985, 7.2).
     #[inline]
-    pub fn expect_acknowledgement<T>(&mut self, w: &mut Work<'_, T>) {
+    fn expect_acknowledgement<T>(&mut self, w: &mut Work<'_, T>) {
         let rtt = &self.cold.rtt;
         if self.flags & (Flags::SACK | Flags::TROUBLE) == Flags::SACK && rtt.probe > 0 {
             let alone = self.sent_first == self.sent_last;
@@ -621,8 +658,8 @@ impl Session {
         }
     }
 
-    /// Asks whether the window has opened (RFC 9293, 3.8.6.1: MUST-35), for as long as somebody wants to know. Where it is open, but for less than was to be sent, that little may
-    /// be sent now.
+    /// Asks whether the window has opened (RFC 9293, 3.8.6.1: MUST-35), for as long as somebody wants to know. Where it is open, but for less than
+    /// was to be sent, that little may be sent now.
     fn probe_window<T: TxQueue>(&mut self, w: &mut Work<'_, T>) {
         if !self.flags.contains(Flags::BLOCKED) {
             return;

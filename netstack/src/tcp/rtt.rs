@@ -50,8 +50,8 @@ impl Rtt {
             self.rttvar = rtt / 2;
         } else {
             let error = self.srtt.abs_diff(rtt);
-            self.rttvar = self.rttvar - self.rttvar / 4 + error / 4;
-            self.srtt = self.srtt - self.srtt / 8 + rtt / 8;
+            self.rttvar = towards(self.rttvar, error, 2);
+            self.srtt = towards(self.srtt, rtt, 3);
         }
         self.min = self.min.min(rtt);
         self.rto = bounded(self.srtt.wrapping_add(self.rttvar.wrapping_mul(4).max(GRANULARITY)), options);
@@ -68,6 +68,12 @@ impl Rtt {
     pub fn backed_off(&self, backoff: u8, options: &TcpOptions) -> Nanos {
         bounded(self.rto.saturating_mul(1 << backoff.min(20)), options)
     }
+}
+
+/// A `1 / 2^shift` of the way from one time to another; both are far below 2^63.
+#[inline]
+fn towards(from: Nanos, to: Nanos, shift: u32) -> Nanos {
+    from.wrapping_add((to.wrapping_sub(from) as i64 >> shift) as u64)
 }
 
 /// A time-out within its bounds (RFC 6298, 2.4 and 2.5); never zero, whatever the bounds are.

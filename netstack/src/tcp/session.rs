@@ -82,7 +82,7 @@ bitflags! {
 
     /// What a session is in the middle of. Hot: checked with one look.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(super) struct Flags: u16 {
+    pub(super) struct Flags: u32 {
         /// The peer understands selective acknowledgements.
         const SACK = 1;
         /// Both ends send timestamps.
@@ -115,6 +115,10 @@ bitflags! {
         const LISTED = 1 << 14;
         /// The next hop is not known; nothing can be sent.
         const UNRESOLVED = 1 << 15;
+        /// What came of the last segments, sent or received, is not worked off yet: see [`Session::catch_up`].
+        const BEHIND = 1 << 16;
+        /// SND.UNA has moved, and the list of what was sent has not followed. Nothing was in doubt then.
+        const ACKED = 1 << 17;
     }
 }
 
@@ -152,6 +156,8 @@ pub(super) struct Shared {
     pub stats: TcpStats,
     /// Sessions to be looked at when the poll ends. As many as there are fit in.
     pub attention: Vec<u32>,
+    /// The first session that is behind with its work; others are among those to be looked at.
+    pub behind: Option<u32>,
 }
 
 /// What a session works with.
@@ -244,6 +250,8 @@ pub(super) struct Cold {
     pub listener: Option<u16>,
     pub end: Option<TcpEnd>,
     pub rtt: Rtt,
+    /// SND.UNA as the list of what was sent knows it, while that has not followed.
+    pub una_worked_off: Seq,
     pub backoff: u8,
     /// What the retransmission deadline is for, and when it is.
     pub waiting: Waiting,
@@ -331,6 +339,7 @@ impl Session {
                 listener: None,
                 end: None,
                 rtt: Rtt::new(&options),
+                una_worked_off: Seq(0),
                 backoff: 0,
                 waiting: Waiting::Nothing,
                 rtx_due: NEVER,
@@ -466,6 +475,17 @@ impl Session {
         }
     }
 
+    /// Leaves what need not be done before the doorbell for after it.
+    #[inline]
+    pub fn fall_behind(&mut self, lane: &mut Shared) {
+        if !self.flags.contains(Flags::BEHIND) {
+            self.flags |= Flags::BEHIND;
+            if *lane.behind.get_or_insert(self.cold.index) != self.cold.index {
+                self.attend(lane);
+            }
+        }
+    }
+
     /// Has the session woken up at `due` at the latest.
     #[inline]
     pub fn arm(&mut self, lane: &mut Shared, due: Nanos) {
@@ -486,15 +506,21 @@ impl Session {
     #[inline]
     pub fn room(&self) -> u32 {
         let window = (self.snd_una + self.snd_wnd).since(self.snd_nxt);
-        if self.flags.contains(Flags::CONGESTION) {
-            window.min(self.cwnd.saturating_sub(self.in_flight))
-        } else {
-            window
+        if !self.flags.contains(Flags::CONGESTION) {
+            return window;
         }
+        window.min(self.cwnd.saturating_sub(self.flight()))
     }
 
-    /// How many of `wanted` bytes go into the next segment, if there is room for them: as large ones as can be (SHLD-28), and no silly ones (RFC 9293,
-    /// 3.8.6.2.1: MUST-38). What fits is never held back for more to come: there is no Nagle (MUST-17).
+    /// Bytes in flight, also where the list of what was sent has not followed.
+    #[inline]
+    fn flight(&self) -> u32 {
+        let is_behind = self.flags.contains(Flags::ACKED);
+        if is_behind { self.snd_nxt.since(self.snd_una) } else { self.in_flight }
+    }
+
+    /// How many of `wanted` bytes go into the next segment, if there is room for them: as large ones as can be (SHLD-28), and no silly ones
+    /// (RFC 9293, 3.8.6.2.1: MUST-38). What fits is never held back for more to come: there is no Nagle (MUST-17).
     pub fn portion(&self, wanted: usize) -> u16 {
         let whole = wanted.min(self.mss.into()) as u32;
         let part = whole.min(self.room());
@@ -594,8 +620,8 @@ impl Session {
     /// What there is to tell about the session.
     pub fn report(&self, lane: &Shared) -> TcpReport {
         let cold = &self.cold;
-        let marked =
-            |mark| lane.sent.list(self.sent_first).filter(|(_, sent)| sent.marks.contains(mark)).count() as u32;
+        let sent = || lane.sent.list(self.sent_first).filter(|(_, sent)| sent.end().after(self.snd_una));
+        let marked = |mark| sent().filter(|(_, sent)| sent.marks.contains(mark)).count() as u32;
         TcpReport {
             remote: self.key.remote(),
             local_port: self.key.local_port(),
@@ -612,8 +638,8 @@ impl Session {
             send_window: self.snd_wnd,
             receive_window: self.rcv_edge.since(self.rcv_nxt),
             unacknowledged: self.snd_nxt.since(self.snd_una),
-            in_flight: self.in_flight,
-            unacknowledged_segments: lane.sent.list(self.sent_first).count() as u32,
+            in_flight: self.flight(),
+            unacknowledged_segments: sent().count() as u32,
             lost_segments: marked(Marks::LOST),
             sacked_segments: marked(Marks::SACKED),
             unread: self.readable,

@@ -5,8 +5,8 @@
 //!     --local_ip=192.168.0.1 --gateway_ip=192.168.0.1 --netmask_ip=255.255.0.0 --remote_ip=192.0.2.1 script.pkt
 //! ```
 //!
-//! `timestamps=yes` among the flags has the express stack use timestamps. packetdrill locks all of its memory; an ordinary user needs small stacks for
-//! that (`ulimit -s 512`).
+//! `timestamps=yes` among the flags has the express stack use timestamps. packetdrill locks all of its memory; an ordinary user needs small stacks
+//! for that (`ulimit -s 512`).
 //!
 //! Time is virtual: it moves when packetdrill asks for it, and an hour of a script passes in a moment. From the wire up:
 //!

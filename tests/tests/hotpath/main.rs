@@ -61,8 +61,8 @@ fn a_million_ticks_allocate_nothing_and_make_no_system_call() {
 
 /// What the walk does not enter: smoltcp, which carries no order here, and membership reports, which leave every minute or so.
 ///
-/// Of the express TCP these are what no expected segment reaches: timers that have expired, chores, segments that take the long way, text that its reader
-/// left, listeners, ARP, the heap of deadlines, the end of a pool, and the growth of a list that has room for every session.
+/// Of the express TCP these are what no expected segment reaches: timers that have expired, chores, segments that take the long way, text that its
+/// reader left, listeners, ARP, the heap of deadlines, the end of a pool, and the growth of a list that has room for every session.
 const EXCLUDED: [&str; 13] = [
     "7smoltcp",
     "17barewire_netstack4host",
@@ -113,7 +113,8 @@ fn hot_functions_reach_no_panic() {
         }
     }
     say!(
-        "  by name: smoltcp and the host stack around it, IGMP reports, timers and the long way of TCP; through pointers: jump tables, emulated registers"
+        "  by name: smoltcp and the host stack around it, IGMP reports, timers and the long way of TCP; \
+         through pointers: jump tables, emulated registers"
     );
     assert!(guilty.is_empty(), "callers first: {guilty:#?}");
 }

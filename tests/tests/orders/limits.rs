@@ -1,5 +1,5 @@
-//! A trader in the simulated market that is asked for anything: orders beyond every limit, while prices move, feeds and sessions die and the kill switch
-//! is pressed. What arrives at the exchange is judged there.
+//! A trader in the simulated market that is asked for anything: orders beyond every limit, while prices move, feeds and sessions die and the kill
+//! switch is pressed. What arrives at the exchange is judged there.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;

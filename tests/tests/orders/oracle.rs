@@ -1,5 +1,5 @@
-//! Watches at the exchange whether an order breaks a limit. It shares no code with the trader's limits: it knows the engine's own books, positions and
-//! live orders, and the bytes that arrived.
+//! Watches at the exchange whether an order breaks a limit. It shares no code with the trader's limits: it knows the engine's own books, positions
+//! and live orders, and the bytes that arrived.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -38,8 +38,8 @@ impl Services {
         }
     }
 
-    /// Something has happened on a connection; `snapshot` says the books and the number of the feed's next message. `false` when the connection is none of
-    /// these.
+    /// Something has happened on a connection; `snapshot` says the books and the number of the feed's next message. `false` when the connection
+    /// is none of these.
     pub(super) fn on_stream(
         &mut self,
         cx: &mut Context<Tx>,

@@ -1,7 +1,7 @@
 //! NASDAQ OUCH 5.0: every message, in both directions, read in place.
 //!
-//! Prices are integers in 1/10,000 dollar, times nanoseconds since midnight. Behind the fixed part most messages carry an appendage, or may: its length
-//! and that many bytes of options (specification, sections 2 and 3, appendix A).
+//! Prices are integers in 1/10,000 dollar, times nanoseconds since midnight. Behind the fixed part most messages carry an appendage, or may: its
+//! length and that many bytes of options (specification, sections 2 and 3, appendix A).
 #![forbid(unsafe_code)]
 
 mod appendage;

@@ -194,8 +194,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Wherever connections are cut, and though the clock steps back: every order that the exchange took is known as such, every other one as lost, once each, and both sides agree on
-    /// what is open and on the position.
+    /// Wherever connections are cut, and though the clock steps back: every order that the exchange took is known as such, every other one as lost,
+    /// once each, and both sides agree on what is open and on the position.
     #[test]
     fn every_order_is_taken_once_or_known_to_be_lost(steps in prop::collection::vec(step(), 0..400)) {
         let mut world = World::new();

@@ -32,8 +32,8 @@ fn goodput(loss: u64, bytes: usize) -> u64 {
     speed
 }
 
-/// 1.22 segments a round trip over the root of the loss is what additive increase and halving make of it (RFC 3819, 8.5), where it takes no time-outs: 8,830
-/// and 3,950 kB/s. With more loss these are what counts: some of 200 ms each for every dozen segments.
+/// 1.22 segments a round trip over the root of the loss is what additive increase and halving make of it (RFC 3819, 8.5), where it takes no
+/// time-outs: 8,830 and 3,950 kB/s. With more loss these are what counts: some of 200 ms each for every dozen segments.
 #[test]
 fn loss_costs_what_halving_and_time_outs_cost() {
     for (loss, bytes, least) in [(1, 16 << 20, 7_000), (5, 4 << 20, 1_000), (20, 512 << 10, 12)] {

@@ -23,6 +23,37 @@ fn sending(segments: u32, syn_options: &str) -> Peer {
     peer
 }
 
+/// What an expected segment acknowledges makes room for whoever answers it; what follows from it waits until the answer has left.
+#[test]
+fn acknowledgement_makes_room_before_it_is_worked_off() {
+    let mut peer = sending(10, "mss 1000, sackok, ws 0");
+    peer.wait(RTT + MILLISECOND);
+    let (now, id, before) = (peer.now, peer.id, peer.report());
+    assert_eq!((peer.end.tcp.room(id), before.in_flight, before.unacknowledged_segments), (0, 10_000, 10));
+    peer.end.medium.arrive(peer.frame("A 1 ack 3001"));
+    let End { tcp, pair: QueuePair { rx, tx }, .. } = &mut peer.end;
+    let polled = rx.poll(1, |frame| {
+        let segment = wire::see_tcp(frame.bytes()).unwrap();
+        let session = tcp.find_session(&segment).unwrap();
+        assert_eq!(tcp.receive_expected(now, tx, session, &segment), Some(id));
+        tcp.keep_lent(now, tx, session, 0, frame);
+        // As the answer's writer finds it: three segments' room, and nothing learned yet.
+        let report = tcp.report(id).unwrap();
+        assert_eq!((tcp.room(id), report.in_flight, report.unacknowledged_segments), (3000, 7000, 7));
+        assert_eq!((report.srtt, report.congestion_window), (before.srtt, before.congestion_window));
+        assert_eq!(tcp.send_message(now, tx, id, &[7; 1000]), Ok(()));
+        assert_eq!(tcp.room(id), 2000);
+        assert_eq!(tcp.deadline(now), Some(now), "somebody has to work it off");
+    });
+    assert_eq!(polled, Ok(1));
+    peer.end.tcp.catch_up(now, &mut peer.end.pair.tx);
+    peer.end.check();
+    let report = peer.report();
+    assert_eq!((report.in_flight, report.unacknowledged_segments, peer.end.tcp.room(id)), (8000, 8, 5000));
+    assert_eq!((report.srtt > before.srtt, report.congestion_window), (true, Some(13_000)));
+    assert!(peer.end.tcp.deadline(now).is_some_and(|due| due > now));
+}
+
 /// Three duplicates, not two (RFC 5681, 3.2); each partial acknowledgement shows the next loss (RFC 6582, 3.2).
 #[test]
 fn newreno_repairs_loss_by_loss() {
@@ -124,11 +155,14 @@ fn congestion_window_grows_by_the_book() {
     peer.write(20_000).unwrap();
     peer.send("A 1 ack 10101");
     assert_eq!(peer.report().congestion_window, Some(19_100));
-    // Little is on its way: nothing is learned.
+    // An older one says nothing; what ends within a segment counts by its bytes, and of more than eight segments no more counts (RFC 9406, 4.2).
     peer.send("A 1 ack 10001");
     peer.send("A 1 ack 17901");
-    let window = peer.report().congestion_window;
+    assert_eq!(peer.report().congestion_window, Some(26_900));
     peer.send(&format!("A 1 ack {}", peer.written + 1));
+    let window = peer.report().congestion_window;
+    assert_eq!(window, Some(34_900));
+    // Little is on its way: nothing is learned.
     for _ in 0..20 {
         peer.write(100).unwrap();
         peer.send(&format!("A 1 ack {}", peer.written + 1));

@@ -169,6 +169,7 @@ impl End {
             tell(tcp, session);
         }
         tx.flush();
+        tcp.catch_up(now, tx);
     }
 
     pub fn connect_from(

@@ -99,17 +99,20 @@ fn echo(peer: &mut Peer) -> Option<u32> {
     options.timestamps.map(|(_, echo)| echo)
 }
 
+/// Sends each segment with its clock; the answer echoes the number behind it.
+fn echoes(peer: &mut Peer, steps: &[(&str, u32, u32)]) {
+    for (text, clock, told) in steps {
+        peer.send(&format!("{text} <ts {clock} 0>"));
+        assert_eq!(echo(peer), Some(*told), "{text} at {clock}");
+    }
+}
+
 /// What is echoed is from the segment that the last acknowledgement was for (RFC 7323, 4.3), and from none that failed a check.
 #[test]
 fn echo_is_of_the_segment_at_the_left_edge() {
     let mut peer = stamped(100);
-    peer.send("PA 1:2 ack 1 <ts 110 0>");
-    assert_eq!(echo(&mut peer), Some(110));
-    // Behind a gap: later, but not echoed.
-    peer.send("PA 12:22 ack 1 <ts 130 0>");
-    assert_eq!(echo(&mut peer), Some(110));
-    peer.send("PA 2:12 ack 1 <ts 120 0>");
-    assert_eq!(echo(&mut peer), Some(120));
+    // The second is behind a gap: later, but not echoed.
+    echoes(&mut peer, &[("PA 1:2 ack 1", 110, 110), ("PA 12:22 ack 1", 130, 110), ("PA 2:12 ack 1", 120, 120)]);
     // Outside the window, or with an acknowledgement that cannot be: somebody else's.
     for text in [
         "A n-1 ack 1",
@@ -133,14 +136,9 @@ fn echo_is_of_the_segment_at_the_left_edge() {
 #[test]
 fn echo_is_of_the_last_transmission() {
     let mut peer = stamped(100);
-    peer.send("PA 1:2 ack 1 <ts 110 0>");
-    assert_eq!(echo(&mut peer), Some(110));
-    peer.send("PA 1:2 ack 1 <ts 900 0>");
-    assert_eq!(echo(&mut peer), Some(900));
-    peer.send("FPA 1:2 ack 1 <ts 1000 0>");
-    assert_eq!(echo(&mut peer), Some(1000));
-    peer.send("FPA 1:2 ack 1 <ts 2000 0>");
-    assert_eq!((echo(&mut peer), peer.read()), (Some(2000), 1));
+    echoes(&mut peer, &[("PA 1:2 ack 1", 110, 110), ("PA 1:2 ack 1", 900, 900)]);
+    echoes(&mut peer, &[("FPA 1:2 ack 1", 1000, 1000), ("FPA 1:2 ack 1", 2000, 2000)]);
+    assert_eq!(peer.read(), 1);
     peer.finish();
 }
 
@@ -248,7 +246,10 @@ proptest! {
 
     /// Whatever stands where options should, in a SYN and behind it: the connection opens, and carries.
     #[test]
-    fn garbage_in_options_breaks_nothing(words in proptest::collection::vec(any::<u32>(), 0..=10), later in proptest::collection::vec(any::<u32>(), 0..=10)) {
+    fn garbage_in_options_breaks_nothing(
+        words in proptest::collection::vec(any::<u32>(), 0..=10),
+        later in proptest::collection::vec(any::<u32>(), 0..=10),
+    ) {
         let text = |words: &[u32]| words.iter().map(|word| format!("raw {word:08x} ")).collect::<String>();
         let mut peer = Peer::listening(&TcpOptions::default());
         peer.send(&format!("S 0 <{}>", text(&words)));

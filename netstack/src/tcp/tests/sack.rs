@@ -44,8 +44,8 @@ fn blocks_are_told_newest_first_and_four_at_most() {
     peer.finish();
 }
 
-/// Three answers tell a peer without SACK what is lost (RFC 5681, 3.2 and 4.2), also where one poll brings all that was out of order. What is in order
-/// has one.
+/// Three answers tell a peer without SACK what is lost (RFC 5681, 3.2 and 4.2), also where one poll brings all that was out of order. What is
+/// in order has one.
 #[test]
 fn each_segment_out_of_order_is_answered() {
     let mut peer = Peer::accepted();

@@ -1,5 +1,5 @@
-//! A ring between processes whose memory somebody writes over, anywhere: an error, a message that nobody sent, never more; and as long as nobody does,
-//! a queue.
+//! A ring between processes whose memory somebody writes over, anywhere: an error, a message that nobody sent, never more; and as long as
+//! nobody does, a queue.
 #![no_main]
 #![forbid(unsafe_code)]
 

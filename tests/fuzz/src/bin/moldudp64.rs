@@ -1,5 +1,6 @@
 //! MoldUDP64 packets near the sequence and far from it, damaged, or any bytes, at a receiver and at a re-request server. Messages are passed on once
-//! and in ascending order, what was left out is counted, each packet by what became of it; and a server answers what it was asked for, or counts why not.
+//! and in ascending order, what was left out is counted, each packet by what became of it; and a server answers what it was asked for, or
+//! counts why not.
 #![no_main]
 #![forbid(unsafe_code)]
 
