@@ -528,7 +528,7 @@ impl<'a, T> RingView<'a, T> {
 
     #[inline]
     fn word(self, index: usize) -> &'a AtomicU64 {
-        let (descriptor, word) = (index / 2 & self.mask, index % 2);
+        let (descriptor, word) = ((index / 2) & self.mask, index % 2);
         // SAFETY: the mask keeps the descriptor below their number, and each has two words; the ring is borrowed, so the mapping lives; all
         // parties access descriptor words as atomics of this width.
         unsafe { self.base.add(descriptor * 2 + word).as_ref() }

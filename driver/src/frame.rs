@@ -119,7 +119,8 @@ fn settle(pool: &Pool, first: BufferId, rest: Option<&Chain>) {
     rest.into_iter().flatten().for_each(|segment| pool.release(segment.original));
 }
 
-/// A received frame, lent in place for the time of the handler's call. Handed on by value: what an inlined handler does not ask for is never put together.
+/// A received frame, lent in place for the time of the handler's call. Handed on by value: what an inlined handler does not ask for is never put
+/// together.
 pub struct Frame<'a> {
     /// The first segment.
     bytes: &'a [u8],
@@ -131,8 +132,8 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// Lends a frame to `handler`: its first `bytes` lie in `buffer`, those of a chained frame behind them in the buffers `rest`. Where the handler takes the frame, fresh
-    /// buffers stand in these cells afterwards.
+    /// Lends a frame to `handler`: its first `bytes` lie in `buffer`, those of a chained frame behind them in the buffers `rest`. Where the handler
+    /// takes the frame, fresh buffers stand in these cells afterwards.
     ///
     /// # Safety
     /// The device must have finished with all these buffers, and they must not be posted again before this returns.
