@@ -11,6 +11,8 @@ use barewire_driver::soft::{FrameIo, Rx, SoftPort, Tx};
 use barewire_driver::{MacAddress, Port, PortConfig, RxQueue};
 use barewire_netstack::wire::flag;
 use barewire_netstack::{Config, Context, Event, Lane, Stack, TcpConfig, TcpId, TcpOptions, TcpUsage};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv4Repr, TcpPacket};
 
 /// The stack's address.
 pub const NEAR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -68,40 +70,28 @@ pub struct Segment<'a> {
     pub payload: &'a [u8],
 }
 
-/// The sum of RFC 1071, before it is complemented.
-fn sum(parts: &[&[u8]]) -> u16 {
-    let mut total = 0u32;
-    for pair in parts.iter().flat_map(|part| part.chunks(2)) {
-        total += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low));
-    }
-    while total >> 16 != 0 {
-        total = (total & 0xFFFF) + (total >> 16);
-    }
-    total as u16
-}
-
 impl Segment<'_> {
-    /// As a frame with right checksums.
+    /// As a frame with right checksums. The TCP header is put together here: no builder takes flags and options that make no sense.
     pub fn frame(&self) -> Vec<u8> {
         let options_len = self.options.len().min(40).next_multiple_of(4);
-        let segment_len = 20 + options_len + self.payload.len();
-        let mut frame = [&NEAR_MAC.0[..], &FAR_MAC.0, &[8, 0, 0x45, 0]].concat();
-        frame.extend((20 + segment_len as u16).to_be_bytes());
-        frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
-        frame.extend([FAR.octets(), NEAR.octets()].concat());
-        let header_sum = !sum(&[&frame[14..34]]);
-        frame[24..26].copy_from_slice(&header_sum.to_be_bytes());
-        frame.extend([self.from.to_be_bytes(), self.to.to_be_bytes()].concat());
-        frame.extend([self.seq.to_be_bytes(), self.ack.to_be_bytes()].concat());
-        frame.extend([((20 + options_len) << 2) as u8, self.flags]);
-        frame.extend(self.window.to_be_bytes());
-        frame.extend([0; 4]);
-        frame.extend(&self.options[..self.options.len().min(40)]);
-        frame.resize(34 + 20 + options_len, 0);
-        frame.extend(self.payload);
-        let pseudo = [&FAR.octets()[..], &NEAR.octets(), &[0, 6], &(segment_len as u16).to_be_bytes()].concat();
-        let segment_sum = !sum(&[&pseudo, &frame[34..]]);
-        frame[50..52].copy_from_slice(&segment_sum.to_be_bytes());
+        let mut segment = [self.from.to_be_bytes(), self.to.to_be_bytes()].concat();
+        segment.extend([self.seq.to_be_bytes(), self.ack.to_be_bytes()].concat());
+        segment.extend([((20 + options_len) << 2) as u8, self.flags]);
+        segment.extend(self.window.to_be_bytes());
+        segment.extend([0; 4]);
+        segment.extend(&self.options[..self.options.len().min(40)]);
+        segment.resize(20 + options_len, 0);
+        segment.extend(self.payload);
+        TcpPacket::new_unchecked(&mut segment).fill_checksum(&FAR.into(), &NEAR.into());
+        let mut frame = [&NEAR_MAC.0[..], &FAR_MAC.0, &[8, 0], &[0; 20], &segment].concat();
+        let ip = Ipv4Repr {
+            src_addr: FAR,
+            dst_addr: NEAR,
+            next_header: IpProtocol::Tcp,
+            payload_len: segment.len(),
+            hop_limit: 64,
+        };
+        ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &ChecksumCapabilities::default());
         frame
     }
 }
