@@ -533,8 +533,9 @@ impl Session {
             self.insert(w, text, frame);
         }
         self.flags |= Flags::ACK_DUE;
-        // Out of order (MAY-13), or a gap filled: at once (RFC 5681, 4.2).
-        if self.cold.out_of_order > 0 || self.flags.contains(Flags::TROUBLE) || self.rcv_edge == self.rcv_nxt {
+        // Out of order (MAY-13), a gap filled, or some of it here before, for its acknowledgement may have been lost: at once (RFC 5681, 4.2).
+        let is_orderly = self.cold.out_of_order == 0 && self.cold.twice.is_none();
+        if !is_orderly || self.flags.contains(Flags::TROUBLE) || self.rcv_edge == self.rcv_nxt {
             self.flags |= Flags::ACK_NOW;
         }
         self.attend(w.lane);

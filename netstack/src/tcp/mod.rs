@@ -738,16 +738,17 @@ impl Session {
     }
 
     fn settle_ack<T: TxQueue>(&mut self, w: &mut Work<'_, T>) {
-        // One for all that a poll brought (MUST-58, MUST-59, SHLD-18), for at least every second full segment (RFC 9293, 3.8.6.3: SHLD-19), and
-        // within half a second (MUST-40).
+        // One for all that a poll brought (MUST-58, MUST-59, SHLD-18); where it may wait, for at least every second full segment (RFC 9293, 3.8.6.3:
+        // SHLD-19), not behind the second of any size, and within half a second (MUST-40).
         let delay = self.cold.options.ack_delay.min(LONGEST_ACK_DELAY);
         let full = self.rcv_nxt.since(self.rcv_told) >= 2 * u32::from(self.mss);
-        if delay == 0 || full || self.flags.contains(Flags::ACK_NOW) {
+        let second = self.cold.ack_due != NEVER && self.cold.ack_waits_at != self.rcv_nxt;
+        if delay == 0 || full || second || self.flags.contains(Flags::ACK_NOW) {
             if !self.send_ack(w) {
                 self.attend(w.lane);
             }
         } else if self.cold.ack_due == NEVER {
-            self.cold.ack_due = w.now.saturating_add(delay);
+            (self.cold.ack_due, self.cold.ack_waits_at) = (w.now.saturating_add(delay), self.rcv_nxt);
             self.arm(w.lane, self.cold.ack_due);
         }
     }

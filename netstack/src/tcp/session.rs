@@ -257,6 +257,8 @@ pub(super) struct Cold {
     pub waiting: Waiting,
     pub rtx_due: Nanos,
     pub ack_due: Nanos,
+    /// RCV.NXT when the acknowledgement began to wait.
+    pub ack_waits_at: Seq,
     /// Keepalive, TIME-WAIT.
     pub idle_due: Nanos,
     /// What the heap of timers holds.
@@ -344,6 +346,7 @@ impl Session {
                 waiting: Waiting::Nothing,
                 rtx_due: NEVER,
                 ack_due: NEVER,
+                ack_waits_at: Seq(0),
                 idle_due: NEVER,
                 scheduled: NEVER,
                 stalled_since: 0,
