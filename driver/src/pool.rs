@@ -1,7 +1,7 @@
 //! Packet buffers: a fixed pool in DMA memory, its size a sum of named consumers.
 //!
 //! A pool belongs to one queue pair and one thread. Reference counts and the free list live outside DMA memory, where no device
-//! can reach them. A buffer has one count for its handle and one for every descriptor that points at it; it is free when all are gone.
+//! can reach them. Its handle and every descriptor that points at it hold a buffer; it is free when all have let go.
 
 use std::cell::Cell;
 use std::hint;

@@ -188,7 +188,8 @@ impl<R: RxQueue, T: TxQueue> Stack<R, T> {
         Ok(frames)
     }
 
-    /// The second half: acknowledgements that found nothing to travel with, and timers. What must be fast has left by then.
+    /// The second half: acknowledgements that found nothing to travel with, timers, and what sessions have left for after the doorbell. What must be
+    /// fast has left by then.
     #[inline(always)]
     pub fn poll_due(&mut self, now: Nanos, mut handler: impl FnMut(&mut Context<T>, Event<'_>)) {
         if self.cx.is_due(now) {
